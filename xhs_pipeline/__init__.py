@@ -1,0 +1,1 @@
+"""Raw Xiaohongshu-style posts to a fine-tuned, evaluated and released Qwen2-VL moderation model."""

@@ -1,0 +1,128 @@
+"""The moderation policy as an object: verdicts, categories, costs, gates and wording, all read from policy.yaml.
+
+Nothing here knows about posts, models or Dagster; no other module may spell a verdict's or a category's name.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+POLICY_FILE = Path(__file__).with_name("policy.yaml")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What happens to a post: `id` in tables, `label` in what the model reads and writes."""
+
+    id: str
+    label: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Category:
+    """Why: a policy category, its severity (0 none to 3 illegal or dangerous) and the verdict ids it may lead to."""
+
+    name: str
+    severity: int
+    verdicts: tuple[str, ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One version of the policy. The first verdict and the category with severity 0 are what a harmless post gets."""
+
+    version: str
+    verdicts: tuple[Verdict, ...]
+    categories: tuple[Category, ...]
+    costs: dict[str, Any]
+    gates: dict[str, float]
+    appeals: dict[str, Any]
+    prompt: dict[str, str]
+    answer: dict[str, str]
+
+    @property
+    def verdict_ids(self) -> tuple[str, ...]:
+        return tuple(v.id for v in self.verdicts)
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.categories)
+
+    @property
+    def pass_verdict(self) -> str:
+        return self.verdicts[0].id
+
+    @property
+    def normal_category(self) -> str:
+        return next(c.name for c in self.categories if c.severity == 0)
+
+    def label(self, verdict_id: str) -> str:
+        """The wording of a verdict id, e.g. 违规删除 for remove."""
+        return next(v.label for v in self.verdicts if v.id == verdict_id)
+
+    def verdict_id(self, term: str) -> str | None:
+        """The verdict id for an id or a label, or None when the policy has no such verdict."""
+        return next((v.id for v in self.verdicts if term in (v.id, v.label)), None)
+
+    def category(self, name: str) -> Category | None:
+        return next((c for c in self.categories if c.name == name), None)
+
+    def allows(self, verdict_id: str, category: str) -> bool:
+        """Whether this verdict may follow from this category (a 正常 post cannot be removed, a 诈骗 post cannot pass)."""
+        found = self.category(category)
+        return found is not None and verdict_id in found.verdicts
+
+    def answers(self) -> list[tuple[str, str]]:
+        """Every allowed (verdict id, category name) pair, in the policy's order."""
+        return [(v.id, c.name) for v in self.verdicts for c in self.categories if v.id in c.verdicts]
+
+    def severity(self, category: str) -> int:
+        found = self.category(category)
+        if found is None:
+            raise ValueError(f"category {category!r} is not in policy {self.version}; allowed: {', '.join(self.category_names)}")
+        return found.severity
+
+
+def _require(condition: bool, path: Path, message: str) -> None:
+    if not condition:
+        raise ValueError(f"{path}: {message}")
+
+
+@lru_cache(maxsize=8)
+def load_policy(path: Path = POLICY_FILE) -> Policy:
+    """Read and validate a policy file.
+
+    Raises ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
+    unknown verdict, no category (or more than one) has severity 0, or a prompt lacks its placeholders.
+    """
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    verdicts = tuple(Verdict(**v) for v in raw["verdicts"])
+    categories = tuple(
+        Category(c["name"], int(c["severity"]), tuple(c["verdicts"]), c["description"]) for c in raw["categories"]
+    )
+    ids = [v.id for v in verdicts]
+    names = [c.name for c in categories]
+    _require(len(set(ids)) == len(ids), path, f"verdict ids repeat: {ids}")
+    _require(len(set(names)) == len(names), path, f"category names repeat: {names}")
+    _require([c.severity for c in categories].count(0) == 1, path, "exactly one category must have severity 0")
+    for c in categories:
+        unknown = [v for v in c.verdicts if v not in ids]
+        _require(bool(c.verdicts) and not unknown, path, f"category {c.name} lists unknown verdicts {unknown}; allowed: {ids}")
+    for name in ("full", "short"):
+        for placeholder in ("{title}", "{body}"):
+            _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
+    return Policy(
+        version=str(raw["version"]),
+        verdicts=verdicts,
+        categories=categories,
+        costs=raw["costs"],
+        gates=raw["gates"],
+        appeals=raw["appeals"],
+        prompt=raw["prompt"],
+        answer=raw["answer"],
+    )

@@ -1,0 +1,1 @@
+"""From unique posts to train / validation / calibration / test conversations. Does not clean and does not tokenise."""

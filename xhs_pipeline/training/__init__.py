@@ -1,0 +1,1 @@
+"""Training the adapter and merging it. Does not judge the result."""
