@@ -81,6 +81,16 @@ class Policy:
         """Every allowed (verdict id, category name) pair, in the policy's order."""
         return [(v.id, c.name) for v in self.verdicts for c in self.categories if v.id in c.verdicts]
 
+    @property
+    def wording(self) -> dict[str, Any]:
+        """Everything of the policy that labels and prompts depend on; limits and costs are not among it."""
+        return {
+            "verdicts": [vars(v) for v in self.verdicts],
+            "categories": [vars(c) for c in self.categories],
+            "prompt": self.prompt,
+            "answer": self.answer,
+        }
+
     def severity(self, category: str) -> int:
         found = self.category(category)
         if found is None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 ROWS_PER_GROUP = 64
+DICTIONARY_COLUMNS = ("week", "verdict", "category", "label_source", "reason", "stage")
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -52,27 +53,61 @@ CLEAN_POSTS = pa.schema(
 UNIQUE_POSTS = pa.schema(list(CLEAN_POSTS) + [pa.field("group_id", pa.string())])
 
 # Rows that left the pipeline, each with a counted reason. `detail` never holds the post's own text.
-QUARANTINE = pa.schema([("post_id", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+QUARANTINE = pa.schema(
+    [("post_id", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
 # Images that a post lost while the post itself stayed.
-DROPPED_IMAGES = pa.schema([("post_id", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+DROPPED_IMAGES = pa.schema(
+    [("post_id", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
 REMOVED = pa.schema(
     [("post_id", pa.string()), ("kept_post_id", pa.string()), ("reason", pa.string()), ("similarity", pa.float32())]
 )
 
 
+class TableWriter:
+    """Streams record batches of one schema into a parquet file; `rows` counts them. Memory stays at one batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        has_images = "images" in schema.names
+        compression = {name: "zstd" for name in schema.names if name != "images"}
+        if has_images:
+            compression |= {"images.list.element.bytes": "none", "images.list.element.path": "zstd"}
+        self.rows = 0
+        self._schema = schema
+        self._group = ROWS_PER_GROUP if has_images else 65536
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = 0
+        self._writer = pq.ParquetWriter(
+            path, schema, compression=compression, use_dictionary=[n for n in DICTIONARY_COLUMNS if n in schema.names]
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows; they reach the file in whole row groups, however small the batches are."""
+        if batch.num_rows:
+            self.rows += batch.num_rows
+            self._waiting.append(batch)
+            self._waiting_rows += batch.num_rows
+            if self._waiting_rows >= self._group:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema), row_group_size=self._group)
+            self._waiting, self._waiting_rows = [], 0
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *exception: object) -> None:
+        if failed is None:
+            self._flush()
+        self._writer.close()
+
+
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Stream record batches into one parquet file and return the number of rows; memory stays at one batch."""
-    has_images = "images" in schema.names
-    text = [name for name in schema.names if name != "images"]
-    rows = 0
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression={**{name: "zstd" for name in text}, **({"images.list.element.bytes": "none"} if has_images else {})},
-        use_dictionary=["week", "verdict", "category", "label_source", "reason", "stage"],
-        write_page_index=True,
-    ) as writer:
+    """Stream record batches into one parquet file and return the number of rows."""
+    with TableWriter(path, schema) as table:
         for batch in batches:
-            rows += batch.num_rows
-            writer.write_batch(batch, row_group_size=ROWS_PER_GROUP if has_images else 65536)
-    return rows
+            table.write(batch)
+    return table.rows

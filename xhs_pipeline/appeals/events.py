@@ -1,0 +1,192 @@
+"""Appeal events as written by others: one JSON object a line, append-only. Read, validated, and actors hashed here.
+
+What an appeal comes to is not decided here (see outcomes), and no state is kept. A bad line is counted with its line
+number and never stops the rest; a file that is not there stops everything, since a failed read is not an empty one.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from xhs_pipeline.policy import Policy
+from xhs_pipeline.posts.schema import QUARANTINE
+from xhs_pipeline.privacy import keyed_hash
+
+STAGE = "appeal_outcomes"
+FILED, UPHELD, OVERTURNED, MODIFIED, WITHDRAWN, EXPIRED = (
+    "filed",
+    "upheld",
+    "overturned",
+    "modified",
+    "withdrawn",
+    "expired",
+)
+ADJUDICATED = (UPHELD, OVERTURNED, MODIFIED)
+CLOSED = (WITHDRAWN, EXPIRED)
+EVENTS = (FILED, *ADJUDICATED, *CLOSED)
+LOCAL_TIME = ZoneInfo("Asia/Shanghai")  # of times without an offset
+
+# verdict and category are null where the event names none; a verdict is the policy's id where the policy knows it, else
+# as written. The event's `note` is free text about a person's post and is not kept.
+APPEAL_EVENTS = pa.schema(
+    [
+        ("event_id", pa.int64()),
+        ("appeal_id", pa.string()),
+        ("post_id", pa.string()),
+        ("event", pa.string()),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("verdict", pa.string()),
+        ("category", pa.string()),
+        ("actor_hash", pa.string()),
+        ("line", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Valid events in the order of their ids, the lines that were refused, and whether the file ends in half a line."""
+
+    events: pa.Table
+    quarantine: pa.Table
+    torn_tail: bool
+
+
+class _Refused(ValueError):
+    """Why one line is not an event: a short code and a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def read_events(path: Path, policy: Policy, key: bytes) -> EventLog:
+    """Read an appeals JSONL; `key` is the one for `keyed_hash`.
+
+    Raises FileNotFoundError (or another OSError) when the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: the source's `appeals` names this file and it does not exist; create it (it may be empty) or remove the setting"
+        ) from error
+    return parse_events(data, policy, key)
+
+
+def parse_events(data: bytes, policy: Policy, key: bytes) -> EventLog:
+    """The events in the bytes of an appeals JSONL.
+
+    A last line without a line break that is not whole JSON is a write under way: it is neither an event nor a fault, and
+    the next read sees it complete. An event id seen before is refused; the first line that carries it counts.
+    """
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    rows: dict[int, dict[str, Any]] = {}
+    refused: list[dict[str, Any]] = []
+    torn = False
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        raw: Any = None
+        try:
+            raw = _decode(line)
+            row = {**_event(raw, policy, key), "line": number}
+            _refuse_repeat(row, rows.get(row["event_id"]))
+            rows[row["event_id"]] = row
+        except _Refused as error:
+            if number == len(lines) and error.reason in ("bad_json", "bad_utf8"):
+                torn = True
+                continue
+            refused.append(
+                {
+                    "post_id": _post_id(raw),
+                    "stage": STAGE,
+                    "reason": error.reason,
+                    "detail": f"line {number}: {error.detail}",
+                }
+            )
+    ordered = [rows[event_id] for event_id in sorted(rows)]
+    return EventLog(
+        events=pa.Table.from_pylist(ordered, schema=APPEAL_EVENTS),
+        quarantine=pa.Table.from_pylist(refused, schema=QUARANTINE),
+        torn_tail=torn,
+    )
+
+
+def _decode(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _Refused("bad_utf8", f"not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        raise _Refused("bad_json", f"not JSON{where}") from error
+
+
+def _event(raw: Any, policy: Policy, key: bytes) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise _Refused("bad_json", f"a JSON {type(raw).__name__}, expected an object")
+    event_id = raw.get("event_id")
+    if type(event_id) is not int or not 0 < event_id < 2**63:  # bool is an int, too
+        raise _Refused("bad_event_id", "event_id must be a positive whole number")
+    event = raw.get("event")
+    if event not in EVENTS:
+        raise _Refused("unknown_event", f"event must be one of {', '.join(EVENTS)}")
+    actor = _text(raw, "actor", required=False)
+    verdict = _text(raw, "verdict", required=False)
+    return {
+        "event_id": event_id,
+        "appeal_id": _text(raw, "appeal_id"),
+        "post_id": _text(raw, "post_id"),
+        "event": event,
+        "at": _time(_text(raw, "at")),
+        "verdict": None if verdict is None else (policy.verdict_id(verdict) or verdict),
+        "category": _text(raw, "category", required=False),
+        "actor_hash": None if actor is None else keyed_hash(key, actor),
+    }
+
+
+def _text(raw: Mapping[str, Any], name: str, required: bool = True) -> Any:
+    """A non-empty string of the event, stripped; None when it is absent, null or blank and not required."""
+    value = raw.get(name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        if required:
+            raise _Refused("missing_field", f"{name} is missing or empty")
+        return None
+    if not isinstance(value, str):
+        raise _Refused("bad_field", f"{name} is a {type(value).__name__}, expected text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # "\ud800" is legal JSON and no text
+        raise _Refused("bad_field", f"{name} holds half a surrogate pair") from error
+    return value.strip()
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=LOCAL_TIME)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise _Refused("bad_time", "at is not an ISO 8601 time, such as 2026-02-20T10:00:00+08:00") from error
+
+
+def _refuse_repeat(row: Mapping[str, Any], first: Mapping[str, Any] | None) -> None:
+    if first is None:
+        return
+    same = all(row[name] == first[name] for name in row if name != "line")
+    reason = "repeated_event" if same else "conflicting_event_id"
+    raise _Refused(reason, f"event_id {row['event_id']} stands on line {first['line']} already; the first one counts")
+
+
+def _post_id(raw: Any) -> str | None:
+    try:
+        return _text(raw, "post_id", required=False) if isinstance(raw, Mapping) else None
+    except _Refused:
+        return None

@@ -1,0 +1,136 @@
+"""Judgement and release: what the model gets right and wrong, and whether it replaces the one in use."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json
+from xhs_pipeline.assets import shown
+from xhs_pipeline.assets.model import GPU_POOL, merged_model
+from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.splits import sharegpt_splits
+from xhs_pipeline.policy import load_policy
+from xhs_pipeline.resources import ProfileSettings, Workspace
+from xhs_pipeline.worker import run
+
+GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
+
+
+@dg.asset(
+    deps=[sharegpt_splits, merged_model],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"scikitlearn", "html"},
+    pool=GPU_POOL,
+    code_version="1",
+    description="report.html and report.json: the model on the test split beside the majority class, TF-IDF + logistic regression and "
+    "the model in use; confusion matrices, slices, worst mistakes, and the gate's verdict.",
+    check_specs=[check("evaluation_report", "release_gate", "The gate lets this model be released", blocking=False)],
+)
+def evaluation_report(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
+    from xhs_pipeline.judgement.champion import model_folder, read_champion
+    from xhs_pipeline.judgement.gate import GateVerdict
+    from xhs_pipeline.judgement.metrics import figure
+    from xhs_pipeline.judgement.plots import confusion_matrix
+
+    store, settings, policy = workspace.store, profile.resolve(), load_policy()
+    splits, merged = upstream(context, store, "sharegpt_splits"), upstream(context, store, "merged_model")
+    base = store.get("base_model", merged.manifest["lineage"]["base_model"])
+    checkpoint = read_json(base.file("checkpoint.json"))
+    champion_folder = store.folder("released_model")
+    champion = read_champion(champion_folder)
+    rival = champion if champion and champion.version != merged.version else None
+    proof = merged.manifest["counts"]
+    across = next(c for c in splits.manifest["checks"] if c["name"] == "no_group_across_splits")["metadata"]["groups_across"]
+    arguments = {
+        "model": str(merged.path),
+        "splits": str(splits.path),
+        "champion": str(model_folder(champion_folder, rival)) if rival else None,
+        "seed": settings.seed,
+        "context": {
+            "profile": checkpoint["name"],
+            "model_version": merged.version,
+            "base_note": checkpoint["note"],
+            "data_versions": {"sharegpt_splits": splits.version, **splits.manifest["lineage"]},
+            "champion_version": rival.version if rival else None,
+            "groups_across_splits": across,
+            "merge_agreement": figure(proof["agreement_with_adapter"], proof["probe_posts"]),
+        },
+    }
+
+    def write(work: Path) -> Built:
+        counts = run("xhs_pipeline.judgement.stages:evaluate_model", {**arguments, "out": str(work)}, context.log.info)
+        verdict = GateVerdict.from_dict(read_json(work / "report.json")["gate"])
+        return Built(counts, [CheckOutcome("release_gate", verdict.passed, verdict.summary, blocking=False)])
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        report = read_json(artifact.file("report.json"))
+        matrices = report["figures"]["model"]["confusion"]
+        columns = {"model": report["figures"]["model"], **report["figures"]["floors"]}
+        names = ["binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate"]
+        return {
+            **artifact.manifest["counts"]["key_figures"],
+            "gate": report["gate"]["status"],
+            "report": dg.MetadataValue.path(artifact.file("report.html")),
+            "model_beside_floors": shown.table(
+                ["figure", *columns],
+                [[name, *(_rounded(figures["headline"][name]["value"]) for figures in columns.values())] for name in names],
+            ),
+            **{
+                f"{kind}_confusion": shown.picture(confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix")
+                for kind, matrix in matrices.items()
+            },
+            "gates": shown.table(
+                ["gate", "status", "observed", "limit", "n"],
+                [[g["name"], g["status"], _rounded(g["observed"]), g["limit"], g["n"]] for g in report["gate"]["gates"]],
+            ),
+        }
+
+    return publish(
+        context,
+        store,
+        write,
+        inputs={"merged_model": merged, "sharegpt_splits": splits, "champion": rival.version if rival else "none"},
+        settings={"policy": policy.wording, "gates": policy.gates, "costs": policy.costs, "seed": settings.seed},
+        code_version="1",
+        describe=describe,
+    )
+
+
+def _rounded(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.3f}"
+
+
+@dg.asset(
+    deps=[merged_model, evaluation_report],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python"},
+    code_version="1",
+    description="The champion pointer: moved to the judged model only when the gate in its report passed; otherwise the model in use stays. "
+    "The gate's verdict is read from the report again, so materialising this asset alone cannot get round it.",
+    check_specs=[check("released_model", "model_released", "The judged model is the one in use", blocking=False)],
+)
+def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.judgement.stages import write_release
+
+    store, policy = workspace.store, load_policy()
+    judged = upstream(context, store, "evaluation_report")
+    merged = store.get("merged_model", judged.manifest["lineage"]["merged_model"])
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        decision = read_json(artifact.file("decision.json"))
+        return {"action": decision["action"], "reason": decision["reason"], "champion": decision["champion"] or "none"}
+
+    return publish(
+        context,
+        store,
+        lambda work: write_release(store.folder("released_model"), merged, judged, policy, work),
+        inputs={"evaluation_report": judged, "merged_model": merged},
+        settings={},
+        code_version="1",
+        describe=describe,
+    )

@@ -1,0 +1,158 @@
+"""The model: base_model, adapter, merged_model. Each loads weights in a process of its own, one at a time on the GPU pool."""
+
+from typing import Any
+
+import dagster as dg
+
+from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, digest, read_json
+from xhs_pipeline.assets import shown
+from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.splits import sharegpt_splits
+from xhs_pipeline.policy import load_policy
+from xhs_pipeline.profile import settings_of
+from xhs_pipeline.resources import ProfileSettings, Workspace
+from xhs_pipeline.worker import run
+
+GROUP, OWNERS, GPU_POOL = "model", ["team:machine-learning"], "gpu"
+
+
+def _file_hashes(splits: Artifact, *names: str) -> str:
+    """What a model stage depends on: the splits it reads, so that a change elsewhere retrains nothing."""
+    return digest({name: splits.manifest["files"][f"{name}.parquet"]["sha256"] for name in names})
+
+
+@dg.asset(
+    deps=[sharegpt_splits],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    pool=GPU_POOL,
+    code_version="1",
+    description="The base checkpoint that the profile names: a hub id with a pinned revision, a local folder, or the tiny model that is "
+    "built here from the train split. One loading code for all three; file hashes in checkpoint.json.",
+)
+def base_model(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
+    store, settings = workspace.store, profile.resolve()
+    splits = upstream(context, store, "sharegpt_splits")
+    arguments = {"splits": str(splits.path), "profile": settings.model_dump()}
+    built_here = settings.base_model == "tiny"
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        checkpoint = read_json(artifact.file("checkpoint.json"))
+        return {
+            "checkpoint": checkpoint["name"],
+            "revision": checkpoint["revision"] or "none",
+            "note": checkpoint["note"] or "none",
+            "files": shown.table(["file", "sha256"], checkpoint["files"].items()),
+            **_figures(artifact),
+        }
+
+    return publish(
+        context,
+        store,
+        lambda work: Built(run("xhs_pipeline.training.stages:build_base", {**arguments, "out": str(work)}, context.log.info)),
+        inputs={"train": _file_hashes(splits, "train")} if built_here else {},
+        lineage=[splits] if built_here else [],
+        settings={"policy": load_policy().wording, **settings_of(settings, "base_model")},
+        code_version="1",
+        describe=describe,
+    )
+
+
+@dg.asset(
+    deps=[sharegpt_splits, base_model],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    pool=GPU_POOL,
+    code_version="1",
+    description="QLoRA adapter: NF4 base, LoRA on the language model, loss on the answer only. The checkpoint with the best verdict "
+    "macro-F1 on validation is kept. A killed run goes on from its last checkpoint.",
+    check_specs=[check("adapter", "records_accounted", "Records of the train split = trained + set aside")],
+)
+def adapter(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
+    from xhs_pipeline.judgement.plots import loss_curve
+
+    store, settings = workspace.store, profile.resolve()
+    splits, base = upstream(context, store, "sharegpt_splits"), upstream(context, store, "base_model")
+    arguments = {"base": str(base.path), "splits": str(splits.path), "profile": settings.model_dump()}
+
+    def write(work: Any) -> Built:
+        counts = run("xhs_pipeline.training.stages:train_adapter", {**arguments, "work": str(work)}, context.log.info)
+        rows = splits.manifest["counts"]["train"]
+        said = f"{rows} records = {counts['train_records']} trained + {counts['set_aside']} set aside"
+        return Built(counts, [CheckOutcome("records_accounted", rows == counts["train_records"] + counts["set_aside"], said)])
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        history = read_json(artifact.file("history.json"))
+        return {
+            "loss_curve": shown.picture(loss_curve(history["history"]), "loss and validation macro-F1 by step"),
+            "adapted_modules": dg.MetadataValue.json(history["adapted_modules"]),
+            "set_aside_preview": shown.preview(artifact.file("quarantine.parquet"), ["post_id", "reason", "detail"]),
+            **_figures(artifact),
+        }
+
+    return publish(
+        context,
+        store,
+        write,
+        inputs={"base_model": base, "splits": _file_hashes(splits, "train", "validation")},
+        lineage=[splits],
+        settings={"policy": load_policy().wording, **settings_of(settings, "adapter")},
+        code_version="1",
+        resumable=True,
+        describe=describe,
+    )
+
+
+@dg.asset(
+    deps=[sharegpt_splits, base_model, adapter],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    pool=GPU_POOL,
+    code_version="1",
+    description="The adapter merged into the full-precision base on the CPU, as sharded safetensors that plain transformers load; "
+    "compared with the unmerged adapter on validation posts.",
+    check_specs=[
+        check("merged_model", "merged_equals_adapter", "The merged model gives the adapter's verdicts on the probe posts"),
+    ],
+)
+def merged_model(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
+    store, settings, policy = workspace.store, profile.resolve(), load_policy()
+    splits, base = upstream(context, store, "sharegpt_splits"), upstream(context, store, "base_model")
+    tuned = upstream(context, store, "adapter")
+    arguments = {
+        "base": str(base.path), "adapter": str(tuned.path), "splits": str(splits.path), "profile": settings.model_dump(),
+    }  # fmt: skip
+
+    def write(work: Any) -> Built:
+        counts = run("xhs_pipeline.training.stages:merge_adapter", {**arguments, "out": str(work)}, context.log.info)
+        agreement, limit = counts["agreement_with_adapter"], policy.gates["min_merge_agreement"]
+        said = (
+            f"{agreement:.1%} of the verdicts on {counts['probe_posts']} posts agree (at least {limit:.1%}); "
+            f"largest difference of a probability {counts['largest_probability_difference']:.2g}"
+        )
+        return Built(counts, [CheckOutcome("merged_equals_adapter", agreement >= limit, said, {"agreement": agreement})])
+
+    return publish(
+        context,
+        store,
+        write,
+        inputs={"base_model": base, "adapter": tuned, "validation": _file_hashes(splits, "validation")},
+        lineage=[splits],
+        settings={"policy": policy.wording, **settings_of(settings, "merged_model")},
+        code_version="1",
+        describe=_figures,
+    )
+
+
+def _figures(artifact: Artifact) -> dict[str, Any]:
+    """The stage's numbers, as they stand in the manifest."""
+    return {name: value for name, value in artifact.manifest["counts"].items() if isinstance(value, int | float | str)}

@@ -1,0 +1,150 @@
+"""Posts in data order: raw_posts and clean_posts week by week, unique_posts over all weeks."""
+
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from xhs_pipeline.artifacts import Artifact
+from xhs_pipeline.assets import shown
+from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.policy import load_policy
+from xhs_pipeline.resources import Workspace
+
+WEEKS = dg.WeeklyPartitionsDefinition(start_date="2024-01-01", day_offset=1, timezone="Asia/Shanghai")
+GROUP, OWNERS = "posts", ["team:data-platform"]
+
+
+@dg.asset(
+    partitions_def=WEEKS,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version="1",
+    description="One week of posts as read from the source: validated, text and images untouched, authors only as keyed hashes. "
+    "Rows that cannot be read stand in quarantine.parquet with the reason and the line.",
+    check_specs=[check("raw_posts", "rows_accounted", "Rows in the source = posts + quarantine, counted in the files")],
+)
+def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.posts.sources import SourceError, source_fingerprint
+    from xhs_pipeline.posts.stages import write_raw
+    from xhs_pipeline.privacy import load_hmac_key
+
+    week, policy = context.partition_key, load_policy()
+    try:
+        source = workspace.load_source()
+        fingerprint = source_fingerprint(source, week)
+    except SourceError as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from problem
+    key = load_hmac_key(workspace.root)
+    return publish(
+        context,
+        workspace.store,
+        lambda work: write_raw(source, week, policy, key, work),
+        inputs=dict(fingerprint),
+        settings={"labels": policy.wording["categories"], "source": source.file.name},
+        code_version="1",
+        week=week,
+        describe=lambda artifact: _weekly(artifact, ["post_id", "created_at", "verdict", "category", "label_source"]),
+    )
+
+
+@dg.asset(
+    partitions_def=WEEKS,
+    deps=[raw_posts],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version="1",
+    description="The week's posts as the model may see them: text normalised, identifiers of people replaced by typed placeholders, "
+    "images decoded, stripped of metadata, resized and embedded as JPEG. What cannot be judged stands in quarantine.parquet.",
+    check_specs=[
+        check("clean_posts", "rows_accounted", "Raw posts = clean posts + quarantine, counted in the files"),
+        check("clean_posts", "images_decode", "Every embedded image decodes when read back"),
+    ],
+)
+def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.curation.stages import write_clean
+
+    week = context.partition_key
+    raw = upstream(context, workspace.store, "raw_posts", week)
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        file = artifact.file("posts.parquet")
+        dropped = artifact.file("dropped_images.parquet")
+        return _weekly(artifact, ["post_id", "title", "body", "verdict", "category"]) | {
+            "contact_sheet": shown.contact_sheet(file),
+            "dropped_images": pq.read_metadata(dropped).num_rows,
+            "dropped_image_reasons": shown.counts(shown.count_column(dropped, "reason"), "reason"),
+            "identifiers_masked": shown.counts(_masked(artifact), "type"),
+        }
+
+    return publish(
+        context,
+        workspace.store,
+        lambda work: write_clean(raw.file("posts.parquet"), work, context.log.info),
+        inputs={"raw_posts": raw},
+        settings={},
+        code_version="1",
+        week=week,
+        describe=describe,
+    )
+
+
+@dg.asset(
+    deps=[clean_posts],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet", "numba"},
+    code_version="1",
+    description="The best post of every set of duplicates over ALL weeks; the rest stands in removed.parquet with the post it repeats. "
+    "group_id names posts that must share a split. Duplicates with conflicting labels go to label_conflicts.parquet for review.",
+    check_specs=[check("unique_posts", "rows_accounted", "Clean posts of all weeks = unique posts + removed, counted in the files")],
+)
+def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.curation.stages import write_unique
+
+    store = workspace.store
+    weeks = {week: upstream(context, store, "clean_posts", week) for week in store.weeks("clean_posts")}
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        posts, removed = artifact.file("posts.parquet"), artifact.file("removed.parquet")
+        return {
+            "dagster/row_count": pq.read_metadata(posts).num_rows,
+            "removed": pq.read_metadata(removed).num_rows,
+            "groups": artifact.manifest["counts"]["groups"],
+            "weeks": len(weeks),
+            "removed_by_reason": shown.counts(shown.count_column(removed, "reason"), "reason"),
+            "categories": shown.counts(shown.count_column(posts, "category"), "category"),
+            "removed_preview": shown.preview(removed, ["post_id", "kept_post_id", "reason", "similarity"]),
+            "label_conflicts": shown.preview(artifact.file("label_conflicts.parquet"), ["post_id", "group_id", "verdict", "category"]),
+        }
+
+    return publish(
+        context,
+        store,
+        lambda work: write_unique([artifact.file("posts.parquet") for artifact in weeks.values()], work),
+        inputs={f"clean_posts/{week}": artifact for week, artifact in weeks.items()},
+        settings={},
+        code_version="1",
+        describe=describe,
+    )
+
+
+def _weekly(artifact: Artifact, columns: list[str]) -> dict[str, Any]:
+    posts, quarantine = artifact.file("posts.parquet"), artifact.file("quarantine.parquet")
+    return {
+        "dagster/row_count": pq.read_metadata(posts).num_rows,
+        "quarantined": pq.read_metadata(quarantine).num_rows,
+        "quarantine_reasons": shown.counts(shown.count_column(quarantine, "reason"), "reason"),
+        "quarantine_preview": shown.preview(quarantine, ["post_id", "reason", "detail"]),
+        "verdicts": shown.counts(shown.count_column(posts, "verdict"), "verdict"),
+        "preview": shown.preview(posts, columns),
+    }
+
+
+def _masked(artifact: Artifact) -> dict[str, int]:
+    import pyarrow.compute as pc
+
+    types = pc.list_flatten(pq.read_table(artifact.file("posts.parquet"), columns=["identifiers"])["identifiers"])
+    return {entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(types)}

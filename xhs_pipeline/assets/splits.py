@@ -1,0 +1,107 @@
+"""Labels and splits: what was decided on appeal, and the conversations that train, tune and test the model."""
+
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from xhs_pipeline.artifacts import Artifact
+from xhs_pipeline.assets import shown
+from xhs_pipeline.assets.posts import unique_posts
+from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.policy import load_policy
+from xhs_pipeline.profile import settings_of
+from xhs_pipeline.resources import ProfileSettings, Workspace
+
+GROUP, OWNERS = "labels_and_splits", ["team:trust-and-safety"]
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version="1",
+    description="Snapshot of the adjudicated appeals: the label that the last decision on each post gave it. Open, withdrawn and "
+    "expired appeals are not among them.",
+)
+def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.appeals.stages import outcomes_digest, read_outcomes, write_outcomes
+    from xhs_pipeline.privacy import load_hmac_key
+
+    policy = load_policy()
+    try:
+        found = read_outcomes(workspace.load_source(), policy, load_hmac_key(workspace.root))
+    except (ValueError, FileNotFoundError) as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from problem
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        outcomes, quarantine = artifact.file("outcomes.parquet"), artifact.file("quarantine.parquet")
+        return {
+            "dagster/row_count": pq.read_metadata(outcomes).num_rows,
+            "outcomes": shown.counts(shown.count_column(outcomes, "outcome"), "outcome"),
+            "quarantined": pq.read_metadata(quarantine).num_rows,
+            "quarantine_preview": shown.preview(quarantine, ["post_id", "reason", "detail"]),
+            "largest_event_id": int(artifact.manifest["counts"]["largest_event_id"]),
+            "preview": shown.preview(outcomes, ["appeal_id", "post_id", "outcome", "verdict", "category", "decided_at"]),
+        }
+
+    return publish(
+        context,
+        workspace.store,
+        lambda work: write_outcomes(found, work),
+        inputs={"appeals": outcomes_digest(found)},
+        settings={"labels": policy.wording["categories"]},
+        code_version="1",
+        describe=describe,
+    )
+
+
+@dg.asset(
+    deps=[unique_posts, appeal_outcomes],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version="1",
+    description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "
+    "A duplicate group never crosses a split, appeals correct labels, and only train is balanced by quotas.",
+    check_specs=[
+        check("sharegpt_splits", "no_group_across_splits", "No duplicate group lies in two splits"),
+        check("sharegpt_splits", "labels_in_policy", "Every label is a pair that the policy allows"),
+        check("sharegpt_splits", "placeholders_match_images", "As many <image> placeholders as images in every row"),
+        check("sharegpt_splits", "rows_accounted", "Unique posts = rows of all splits + left out by quota"),
+        check("sharegpt_splits", "rationales_differ", "At most 30% of a category's rationales repeat", blocking=False),
+    ],
+)
+def sharegpt_splits(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
+    from xhs_pipeline.splits.sharegpt import label_table, write_splits
+
+    store, policy, settings = workspace.store, load_policy(), profile.resolve()
+    unique, outcomes = upstream(context, store, "unique_posts"), upstream(context, store, "appeal_outcomes")
+
+    def describe(artifact: Artifact) -> dict[str, Any]:
+        labels = label_table(artifact.path)
+        rows = {name: sum(counted.values()) for name, counted in labels.items()}
+        counts = artifact.manifest["counts"]
+        return {
+            "dagster/row_count": sum(rows.values()),
+            **{f"{name}_rows": count for name, count in rows.items()},
+            "left_out_by_quota": counts["left_out_by_quota"],
+            "corrected_on_appeal": counts["corrected_on_appeal"],
+            "categories": shown.table(
+                ["category", *labels], [[c, *(labels[name][c] for name in labels)] for c in policy.category_names]
+            ),
+            "quotas": dg.MetadataValue.json({"asked": counts["quota_asked"], "found": counts["quota_found"]}),
+            "preview": shown.preview(artifact.file("train.parquet"), ["post_id", "group_id", "title", "verdict", "category"]),
+        }
+
+    return publish(
+        context,
+        store,
+        lambda work: write_splits(unique.file("posts.parquet"), outcomes.file("outcomes.parquet"), policy, settings, work),
+        inputs={"unique_posts": unique, "appeal_outcomes": outcomes},
+        settings={"policy": policy.wording, **settings_of(settings, "sharegpt_splits")},
+        code_version="1",
+        describe=describe,
+    )

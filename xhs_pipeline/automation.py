@@ -1,0 +1,68 @@
+"""weekly_retrain and appeal_sensor: thin skins. What makes a retrain worth it is decided in plain functions (appeals.decision)."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from xhs_pipeline.assets.posts import WEEKS, clean_posts, raw_posts, unique_posts
+from xhs_pipeline.assets.splits import appeal_outcomes
+from xhs_pipeline.policy import load_policy
+from xhs_pipeline.resources import Workspace
+
+# A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint.
+RETRIES = {"dagster/max_retries": "2"}
+
+weekly_job = dg.define_asset_job(
+    "weekly_job",
+    selection=dg.AssetSelection.assets(raw_posts, clean_posts, unique_posts, appeal_outcomes).downstream(),
+    partitions_def=WEEKS,
+    tags=RETRIES,
+    description="One week's posts, and everything after them up to the release decision.",
+)
+appeal_retrain = dg.define_asset_job(
+    "appeal_retrain",
+    selection=dg.AssetSelection.assets(appeal_outcomes).downstream(),
+    tags=RETRIES,
+    description="Retrain on the posts that are there, with labels corrected by appeals, up to the release decision.",
+)
+
+
+@dg.schedule(
+    job=weekly_job,
+    cron_schedule="0 3 * * 1",
+    execution_timezone="Asia/Shanghai",
+    description="Monday 03:00: last week's posts, and everything after them.",
+)
+def weekly_retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    last_week = (context.scheduled_execution_time - timedelta(days=7)).date()
+    monday = last_week - timedelta(days=last_week.weekday())
+    return dg.RunRequest(run_key=f"week-{monday}", partition_key=monday.isoformat())
+
+
+@dg.sensor(
+    job=appeal_retrain,
+    minimum_interval_seconds=60,
+    description="Retrains from appeal_outcomes down once enough adjudicated appeals are there that no model was trained on.",
+)
+def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult | dg.SkipReason:
+    from xhs_pipeline.appeals.decision import decide_retrain
+    from xhs_pipeline.appeals.stages import read_outcomes, trained_event_ids
+    from xhs_pipeline.privacy import load_hmac_key
+
+    # Nothing is caught here: a store that cannot be read turns the tick red instead of looking like "no appeals".
+    policy, store = load_policy(), workspace.store
+    if store.latest("unique_posts") is None:
+        return dg.SkipReason("no posts yet: materialise a week first")
+    outcomes = read_outcomes(workspace.load_source(), policy, load_hmac_key(workspace.root)).outcomes
+    under_way = context.instance.get_runs_count(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    )
+    decision = decide_retrain(
+        outcomes, trained_event_ids(store), policy, running=under_way > 0, cursor=int(context.cursor or 0)
+    )
+    if not decision.run:
+        context.update_cursor(str(decision.cursor))
+        return dg.SkipReason(decision.reason)
+    request = dg.RunRequest(run_key=decision.run_key, tags={"xhs/reason": decision.reason[:200]})
+    return dg.SensorResult(run_requests=[request], cursor=str(decision.cursor))
+

@@ -1,0 +1,201 @@
+"""Cleaning raw posts, batch by batch: text normalised and de-identified, images made safe. Pure over Arrow; writes nothing."""
+
+import hashlib
+import multiprocessing
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from xhs_pipeline.curation.identifiers import mask
+from xhs_pipeline.curation.images import ImageLimits, ImageRejected, clean_image
+from xhs_pipeline.curation.text import matching_form, normalise
+from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE
+
+STAGE = "clean_posts"
+ROWS_PER_BATCH = 64
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CleanSettings:
+    """How posts are cleaned. Part of the artefact's version: the same settings and input give the same bytes."""
+
+    images: ImageLimits = field(default_factory=ImageLimits)
+    mask_identifiers: bool = True
+
+
+@dataclass(frozen=True)
+class CleanedBatch:
+    """What became of one batch: posts (CLEAN_POSTS) + quarantine (QUARANTINE) = rows in; dropped_images of posts in either."""
+
+    posts: pa.RecordBatch
+    quarantine: pa.RecordBatch
+    dropped_images: pa.RecordBatch
+
+
+def clean_batch(batch: pa.RecordBatch, settings: CleanSettings) -> CleanedBatch:
+    """Clean a batch of RAW_POSTS; see CleanedBatch. Rows keep their order.
+
+    Title, body and rationale are normalised and de-identified. A post loses an image that cannot be used, with the reason in
+    dropped_images; it goes to quarantine ("nothing_to_judge") only when it has no text and no image left.
+    """
+    posts: list[Row] = []
+    quarantine: list[Row] = []
+    dropped: list[Row] = []
+    for raw in batch.to_pylist():
+        images, hashes, lost = _clean_images(raw, settings.images)
+        dropped += lost
+        post = _clean_text(raw, settings)
+        if not post["title"] and not post["body"] and not images:
+            quarantine.append(_nothing_to_judge(raw["post_id"], lost))
+            continue
+        posts.append(post | {"images": images, "image_hashes": hashes})
+    return CleanedBatch(
+        pa.RecordBatch.from_pylist(posts, schema=CLEAN_POSTS),
+        pa.RecordBatch.from_pylist(quarantine, schema=QUARANTINE),
+        pa.RecordBatch.from_pylist(dropped, schema=DROPPED_IMAGES),
+    )
+
+
+def clean_stream(
+    batches: Iterable[pa.RecordBatch], settings: CleanSettings, processes: int = 1
+) -> Iterator[CleanedBatch]:
+    """clean_batch over every batch, in order; with more than one process, by a pool of that many.
+
+    At most two batches per process are under way, so memory does not grow with the week. Raises RuntimeError naming the posts
+    of the batch when a worker dies (out of memory, killed).
+    """
+    if processes <= 1:
+        for batch in batches:
+            yield clean_batch(batch, settings)
+        return
+    source = iter(batches)
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context(method))
+    pending: deque[tuple[str, Future[tuple[bytes, bytes, bytes]]]] = deque()
+    try:
+        while True:
+            for batch in islice(source, 2 * processes - len(pending)):
+                pending.append((_names(batch), pool.submit(_clean_encoded, _encode(batch), settings)))
+            if not pending:
+                return
+            names, future = pending.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    f"a cleaning process died at or after the batch of posts {names}; "
+                    "run with one process to find the post, or with fewer if memory ran out"
+                ) from error
+            yield CleanedBatch(*map(_decode, result))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _clean_encoded(encoded: bytes, settings: CleanSettings) -> tuple[bytes, bytes, bytes]:
+    cleaned = clean_batch(_decode(encoded), settings)
+    return _encode(cleaned.posts), _encode(cleaned.quarantine), _encode(cleaned.dropped_images)
+
+
+def _encode(batch: pa.RecordBatch) -> bytes:
+    """Arrow IPC: unlike pickle it sends only the rows of a slice, not the whole table beneath it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _decode(encoded: bytes) -> pa.RecordBatch:
+    with pa.ipc.open_stream(encoded) as reader:
+        return reader.read_next_batch()
+
+
+def _names(batch: pa.RecordBatch) -> str:
+    if not batch.num_rows:
+        return "(none)"
+    ids = batch.column("post_id")
+    return f"{ids[0].as_py()} to {ids[-1].as_py()}"
+
+
+def _clean_text(raw: Row, settings: CleanSettings) -> Row:
+    """The post's own columns with clean text, its matching form and the sorted placeholder types that went into it."""
+    post = {name: raw.get(name) for name in CLEAN_POSTS.names if name not in ("images", "image_hashes")}
+    found: set[str] = set()
+    for name in ("title", "body", "rationale"):
+        text = normalise(raw[name])
+        if settings.mask_identifiers and text:
+            text, types = mask(text)
+            found.update(types)
+        post[name] = text
+    post["rationale"] = post["rationale"] or None
+    post["match_text"] = matching_form(post["title"], post["body"])
+    post["identifiers"] = sorted(found)
+    return post
+
+
+def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], list[Row]]:
+    """Clean images, their hashes, and DROPPED_IMAGES rows for those that are of no use."""
+    kept: list[Row] = []
+    hashes: list[str] = []
+    lost: list[Row] = []
+    images = raw["images"] or []
+    errors = raw["image_errors"] or [None] * len(images)
+    for index, (image, error) in enumerate(zip(images, errors, strict=True)):
+        image = image or {"bytes": None, "path": None}
+        try:
+            if error:
+                raise _reading_error(error)
+            clean = clean_image(image["bytes"], limits)
+        except ImageRejected as rejected:
+            lost.append(
+                {
+                    "post_id": raw["post_id"],
+                    "path": shown_path(image["path"], index),
+                    "reason": rejected.reason,
+                    "detail": rejected.detail,
+                }
+            )
+            continue
+        kept.append({"bytes": clean.data, "path": f"{safe_name(raw['post_id'])}_{len(kept)}.jpg"})
+        hashes.append(clean.phash)
+    return kept, hashes, lost
+
+
+def _reading_error(error: str) -> ImageRejected:
+    """An error of the reading stage, `code` or `code: sentence`; a sentence alone may hold anything, so it is not passed on."""
+    code, _, sentence = error.partition(":")
+    if not _CODE.fullmatch(code):
+        return ImageRejected("unreadable", "the file could not be read")
+    return ImageRejected(code, sentence.strip() or "found when the source was read")
+
+
+def _nothing_to_judge(post_id: str, lost: list[Row]) -> Row:
+    if lost:
+        reasons = ", ".join(row["reason"] for row in lost)
+        detail = f"no text, and none of its {len(lost)} image(s) is usable: {reasons}"
+    else:
+        detail = "no text and no image"
+    return {"post_id": post_id, "stage": STAGE, "reason": "nothing_to_judge", "detail": detail}
+
+
+def safe_name(post_id: str) -> str:
+    """`post_id` as a file name: itself when it is plain, else its plain characters and 8 hex digits that keep it unique."""
+    plain = _UNSAFE.sub("_", post_id)[:64]
+    return plain if plain == post_id else f"{plain}_{hashlib.sha256(post_id.encode()).hexdigest()[:8]}"
+
+
+def shown_path(path: str | None, index: int) -> str:
+    """The last part of an image's path, de-identified and at most 64 characters: fit for tables that people read."""
+    name = re.split(r"[/\\]", path or "")[-1]
+    shown, _ = mask(normalise(name[-200:]).replace("\n", " "))
+    return shown[-64:] or f"image {index + 1}"

@@ -1,0 +1,236 @@
+"""The model in use: a pointer file, moved only by a passing gate, and the history of every attempt to move it.
+
+    <folder>/champion.json   the release in use now; replaced whole, or not at all
+    <folder>/history.jsonl   one line per release, held release and rollback; only ever appended to
+
+Model files are not kept here: `model_path` is relative to the folder's parent (the data folder), so both move together.
+The history line is written and synced before the pointer is replaced. A full disk therefore stops the move with the old
+pointer intact, and a kill between the two leaves at worst a line for a move that did not happen: the pointer decides.
+"""
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from xhs_pipeline.judgement.gate import GateVerdict
+
+POINTER = "champion.json"
+HISTORY = "history.jsonl"
+
+RELEASED, HELD, ROLLED_BACK, UNCHANGED = "released", "held", "rolled_back", "unchanged"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A judged model that wants to be released. `model_path` is relative to the data folder, with forward slashes."""
+
+    version: str
+    model_path: str
+    report_version: str
+    policy_version: str
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The release in use. `previous` is the version that it replaced, None for the first."""
+
+    version: str
+    model_path: str
+    report_version: str
+    policy_version: str
+    released_at: str
+    previous: str | None
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an attempt came to: released, held, rolled_back or unchanged, why, and the champion afterwards (or None)."""
+
+    action: str
+    reason: str
+    champion: Champion | None
+
+
+def read_champion(folder: Path) -> Champion | None:
+    """The model in use, or None before the first release.
+
+    Raises ValueError naming the file when it exists but cannot be read: an unreadable pointer is not "no model".
+    """
+    path = folder / POINTER
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return Champion(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a champion pointer ({type(error).__name__}); restore it from the last 'champion' in {folder / HISTORY}"
+        ) from error
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """All complete history lines, oldest first; a last line cut off by a kill is left out.
+
+    Raises ValueError naming the line when a complete line is not JSON.
+    """
+    path = folder / HISTORY
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = data.split(b"\n")[:-1]  # what follows the last line break was never finished
+    out = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            out.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON; the file was edited, restore it from a copy") from error
+    return out
+
+
+def model_folder(folder: Path, champion: Champion) -> Path:
+    """Where the champion's model lies, for a pointer kept in `folder`."""
+    return folder.parent / champion.model_path
+
+
+def release(folder: Path, candidate: Candidate, verdict: GateVerdict, now: datetime | None = None) -> Move:
+    """Move the pointer to `candidate` if and only if its gate passed.
+
+    A held candidate leaves the pointer and a line in the history. A version that was rolled back is held too, so that
+    a repeated run cannot bring it back; train a new version instead. Releasing the champion again changes nothing.
+    Raises ValueError for an unusable `model_path` and OSError when the disk refuses (the old pointer then stands).
+    """
+    with _locked(folder):
+        current, history = read_champion(folder), read_history(folder)
+        if not verdict.passed:
+            return _hold(folder, candidate, verdict, verdict.summary, current, history, now)
+        if current is not None and current.version == candidate.version:
+            return Move(UNCHANGED, f"version {candidate.version} is the model in use already", current)
+        undone = [h for h in history if h["action"] == ROLLED_BACK and h["from_version"] == candidate.version]
+        if undone:
+            why = f"version {candidate.version} was rolled back by {undone[-1]['name']}: {undone[-1]['reason']}"
+            return _hold(folder, candidate, verdict, why, current, history, now)
+        _check_model(folder, candidate.model_path)
+        champion = Champion(
+            **asdict(candidate), released_at=_stamp(now), previous=current.version if current is not None else None
+        )
+        reason = verdict.summary
+        _move(folder, champion, {"action": RELEASED, "reason": reason, "gate": verdict.as_dict(), "at": _stamp(now)})
+        return Move(RELEASED, reason, champion)
+
+
+def rollback(folder: Path, name: str, reason: str, now: datetime | None = None) -> Move:
+    """Put the previous model back in use; who did it and why stands in the history.
+
+    Raises ValueError when name or reason is empty, when nothing is in use, when there is no previous release, or when
+    its model folder is gone.
+    """
+    if not name.strip() or not reason.strip():
+        raise ValueError("a rollback needs the name of the person and a reason, neither may be empty")
+    with _locked(folder):
+        current = read_champion(folder)
+        if current is None or current.previous is None:
+            held = "no model is in use" if current is None else f"version {current.version} is the first release"
+            raise ValueError(f"{folder / POINTER}: {held}, so there is nothing to roll back to")
+        records = [h["champion"] for h in read_history(folder) if h["action"] == RELEASED]
+        before = [r for r in records if r["version"] == current.previous]
+        if not before:
+            raise ValueError(
+                f"{folder / HISTORY}: no release of version {current.previous}, which {POINTER} names as previous"
+            )
+        champion = Champion(**before[-1])
+        _check_model(folder, champion.model_path)
+        row = {"action": ROLLED_BACK, "from_version": current.version, "name": name.strip(), "reason": reason.strip()}
+        _move(folder, champion, {**row, "at": _stamp(now)})
+        return Move(ROLLED_BACK, f"rolled back from {current.version} by {name.strip()}: {reason.strip()}", champion)
+
+
+def _hold(
+    folder: Path,
+    candidate: Candidate,
+    verdict: GateVerdict,
+    reason: str,
+    current: Champion | None,
+    history: list[dict[str, Any]],
+    now: datetime | None,
+) -> Move:
+    row = {"action": HELD, "candidate": asdict(candidate), "reason": reason, "gate": verdict.as_dict()}
+    # the same hold, met again on a repeated run, is not news
+    if not history or any(history[-1].get(key) != value for key, value in row.items()):
+        _append(folder, {**row, "at": _stamp(now)})
+    return Move(HELD, reason, current)
+
+
+def _move(folder: Path, champion: Champion, row: dict[str, Any]) -> None:
+    """Write the new pointer beside the old one, then the history line, then swap: what can fail comes before the swap."""
+    temporary = folder / f".{POINTER}.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            json.dump(asdict(champion), file, ensure_ascii=False, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _append(folder, {**row, "champion": asdict(champion)})
+        os.replace(temporary, folder / POINTER)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(folder)
+
+
+def _append(folder: Path, row: dict[str, Any]) -> None:
+    """Add one line and sync it; a line that does not fit is taken back, so the history never holds half a line."""
+    path = folder / HISTORY
+    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    # unbuffered: a buffered file would try the failed write again when it is closed, after the truncation
+    with open(path, "a+b", buffering=0) as file:
+        file.seek(0)
+        complete = file.read().rfind(b"\n") + 1  # a kill may have left a torn line behind
+        file.truncate(complete)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "the line was written in part only: no space left", str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(complete)
+            raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One mover at a time in this folder, across processes; the lock goes with the process that held it."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_model(folder: Path, model_path: str) -> None:
+    parts = PurePosixPath(model_path)
+    if parts.is_absolute() or ".." in parts.parts or not model_path.strip():
+        raise ValueError(f"model_path {model_path!r} must be relative to {folder.parent} and stay inside it")
+    if not (folder.parent / model_path).is_dir():
+        raise ValueError(
+            f"{folder.parent / model_path}: no such model folder, so it cannot be put in use; merge it again"
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(now: datetime | None) -> str:
+    return (now or datetime.now(UTC)).isoformat(timespec="seconds")

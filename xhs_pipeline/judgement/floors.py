@@ -1,0 +1,130 @@
+"""Cheap answers that any model must beat: the commonest class, and a linear model on character n-grams.
+
+Both return a predictions frame as the model does (see metrics), so that one `evaluate` judges all three. No files here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from xhs_pipeline.judgement.metrics import predictions_frame
+from xhs_pipeline.policy import Policy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAJORITY = "majority"
+TFIDF = "tfidf"
+
+
+def majority_floor(train: pa.Table, test: pa.Table, policy: Policy) -> pd.DataFrame:
+    """The training posts' commonest category, with the verdict that most often goes with it, for every test post.
+
+    Ties go to the policy's earlier term. The probabilities are the shares in the training posts. `train` and `test`
+    hold verdict and category as policy terms. Raises ValueError when `train` is empty or holds a pair that the policy
+    does not allow.
+    """
+    verdicts, categories = _answers(train, policy)
+    n = test.num_rows
+    verdict_shares, category_shares = _shares(verdicts, policy.verdict_ids), _shares(categories, policy.category_names)
+    category = policy.category_names[int(np.argmax(category_shares))]
+    beside = Counter(v for v, c in zip(verdicts, categories, strict=True) if c == category)
+    verdict = max(policy.verdict_ids, key=lambda v: beside[v])
+    return predictions_frame(
+        test,
+        [verdict] * n,
+        [category] * n,
+        np.tile(verdict_shares, (n, 1)),
+        np.tile(category_shares, (n, 1)),
+        [True] * n,
+        policy,
+    )
+
+
+def tfidf_floor(train: pa.Table, test: pa.Table, policy: Policy, seed: int) -> pd.DataFrame:
+    """Character TF-IDF (1-3 grams, min_df 2, sublinear) and logistic regression (C = 10, balanced classes), text only.
+
+    One classifier answers the category and one the verdict; the verdict given is the likeliest that the policy allows
+    with the category given, so an answer is always a pair of `policy.answers()`. Where no n-gram occurs in two posts,
+    min_df falls to 1; where there is no text at all, the answers are the majority floor's. A question with one class
+    in `train` is answered with it. `frame.attrs["note"]` says which of these happened ("" when none did).
+    Raises ValueError when `train` is empty or holds a pair that the policy does not allow.
+    """
+    verdicts, categories = _answers(train, policy)
+    if not test.num_rows:
+        return majority_floor(train, test, policy)
+    features, note = _features(post_texts(train), post_texts(test))
+    if features is None:
+        frame = majority_floor(train, test, policy)
+    else:
+        p_category = _classify(*features, categories, policy.category_names, seed)
+        p_verdict = _classify(*features, verdicts, policy.verdict_ids, seed)
+        chosen = [policy.category_names[i] for i in p_category.argmax(axis=1)]
+        allowed = {
+            c.name: np.array([v in c.verdicts for v in policy.verdict_ids], dtype=bool) for c in policy.categories
+        }
+        best = [int(np.where(allowed[c], p, -1.0).argmax()) for c, p in zip(chosen, p_verdict, strict=True)]
+        answers = [policy.verdict_ids[i] for i in best]
+        frame = predictions_frame(test, answers, chosen, p_verdict, p_category, [True] * test.num_rows, policy)
+    frame.attrs["note"] = note
+    return frame
+
+
+def post_texts(posts: pa.Table) -> list[str]:
+    """Title, a line break and body of each post; what is missing is empty."""
+    names = posts.column_names
+    titles = posts["title"].to_pylist() if "title" in names else [""] * posts.num_rows
+    bodies = posts["body"].to_pylist() if "body" in names else [""] * posts.num_rows
+    return [f"{title or ''}\n{body or ''}" for title, body in zip(titles, bodies, strict=True)]
+
+
+def _answers(train: pa.Table, policy: Policy) -> tuple[list[str], list[str]]:
+    if not train.num_rows:
+        raise ValueError("a floor needs training posts, got 0 rows; check that the training split is not empty")
+    pairs = list(zip(train["verdict"].to_pylist(), train["category"].to_pylist(), strict=True))
+    wrong = sorted({f"{v} with {c}" for v, c in pairs if not policy.allows(v, c)})
+    if wrong:
+        raise ValueError(f"training posts hold answers that policy {policy.version} does not allow: {'; '.join(wrong)}")
+    return [v for v, _ in pairs], [c for _, c in pairs]
+
+
+def _shares(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    counts = Counter(labels)
+    return np.array([counts[name] / len(labels) for name in names], dtype=float)
+
+
+def _features(train: list[str], test: list[str]) -> tuple[tuple[Any, Any] | None, str]:
+    """Sparse matrices of both sets and a note; None when the training texts hold no character at all."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [text.strip() for text in train]
+    for min_df, note in ((2, ""), (1, "no n-gram occurs in two training posts, so min_df is 1")):
+        # decided before fitting: scikit-learn reports an empty vocabulary as a bare ValueError
+        seen = Counter(character for text in texts for character in set(text.lower()))
+        if any(count >= min_df for count in seen.values()):
+            vectorizer = TfidfVectorizer(
+                analyzer="char", ngram_range=(1, 3), min_df=min_df, sublinear_tf=True, dtype=np.float32
+            )
+            fitted = vectorizer.fit_transform(texts)
+            return (fitted, vectorizer.transform([text.strip() for text in test])), note
+    return None, "the training posts hold no text, so the answers are the majority's"
+
+
+def _classify(train: Any, test: Any, labels: Sequence[str], names: Sequence[str], seed: int) -> np.ndarray:
+    """Class probabilities of the test rows, shape (test, names); classes that `labels` lacks get 0."""
+    from sklearn.linear_model import LogisticRegression
+
+    out = np.zeros((test.shape[0], len(names)))
+    if len(set(labels)) == 1:
+        out[:, names.index(labels[0])] = 1.0
+        return out
+    model = LogisticRegression(C=10, class_weight="balanced", max_iter=1000, random_state=seed)
+    model.fit(train, list(labels))
+    for i, name in enumerate(model.classes_):
+        out[:, names.index(name)] = model.predict_proba(test)[:, i]
+    return out

@@ -1,0 +1,148 @@
+"""Probabilities of every allowed answer for a post, by log-likelihood; the model never writes free text here.
+
+All answers hang on one prompt as a token tree: verdict after verdict, categories below each. One forward pass reads the
+prompt once and the tree's nodes beside each other, each node seeing the prompt and its own ancestors only (a 4-D
+attention mask), at the rotary position it would have in its own answer. Scores equal those of one pass per answer.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xhs_pipeline.policy import Policy
+from xhs_pipeline.splits.conversation import render_answer
+from xhs_pipeline.training.batches import Example, answer_ids, pad
+
+
+@dataclass(frozen=True)
+class AnswerTree:
+    """Token tree of the allowed answers; node 0 is the root (the prompt's last token), `paths[i]` leads to answer i."""
+
+    answers: tuple[tuple[str, str], ...]
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+
+
+def answer_tree(tokenizer: Any, policy: Policy) -> AnswerTree:
+    """Build the tree from the same token ids that training sees; shared beginnings are shared nodes."""
+    tokens, parents = [-1], [-1]
+    children: dict[tuple[int, int], int] = {}
+    paths = []
+    for verdict, category in policy.answers():
+        node, path = 0, []
+        for token in answer_ids(tokenizer, render_answer(verdict, category, policy), end=False):
+            if (node, token) not in children:
+                children[node, token] = len(tokens)
+                tokens.append(token)
+                parents.append(node)
+            node = children[node, token]
+            path.append(node)
+        paths.append(tuple(path))
+    return AnswerTree(tuple(policy.answers()), tuple(tokens), tuple(parents), tuple(paths))
+
+
+def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example]) -> np.ndarray:
+    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass."""
+    import torch
+
+    prompts = [Example(e.post_id, e.prompt, [], e.images) for e in examples]
+    batch = {k: v.to(model.device) for k, v in pad(prompts, processor).items() if k != "labels"}
+    nodes = torch.tensor(tree.tokens[1:], device=model.device)
+    rows, length = batch["input_ids"].shape
+    size = len(nodes)
+
+    # rotary positions: the prompt's own (image-aware), then depth by depth after its last one
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    positions, _ = inner.model.get_rope_index(
+        batch["input_ids"],
+        mm_token_type_ids=batch.pop("mm_token_type_ids"),
+        image_grid_thw=batch.get("image_grid_thw"),
+        attention_mask=batch["attention_mask"],
+    )
+    depth = [0] * len(tree.tokens)
+    sees = torch.zeros(size, size, dtype=torch.bool, device=model.device)
+    for node in range(1, len(tree.tokens)):
+        parent = tree.parents[node]
+        depth[node] = depth[parent] + 1
+        if parent:
+            sees[node - 1] = sees[parent - 1]
+        sees[node - 1, node - 1] = True
+    after = positions.amax(dim=(0, 2))[:, None] + torch.tensor(depth[1:], device=model.device)
+    positions = torch.cat([positions, after.expand(3, rows, size)], dim=2)
+
+    real = batch.pop("attention_mask").bool()
+    mask = torch.zeros(rows, 1, length + size, length + size, dtype=torch.bool, device=model.device)
+    mask[:, 0, :length, :length] = torch.ones(length, length, device=model.device).tril().bool() & real[:, None, :]
+    mask[:, 0, length:, :length] = real[:, None, :]
+    mask[:, 0, length:, length:] = sees
+    # a row of padding sees itself, or its softmax over nothing would be NaN and spread
+    mask[:, 0].diagonal(dim1=1, dim2=2).fill_(True)
+
+    batch["input_ids"] = torch.cat([batch["input_ids"], nodes.expand(rows, size)], dim=1)
+    with torch.inference_mode():
+        logits = model(
+            **batch, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=size + 1
+        ).logits.float()
+    steps = logits.log_softmax(-1)[:, list(tree.parents[1:]), tree.tokens[1:]].double().cpu().numpy()
+    return np.stack([steps[:, np.array(path) - 1].sum(1) for path in tree.paths], axis=1)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the model says of one post: the most likely allowed answer, and probabilities that sum to 1 each."""
+
+    post_id: str
+    verdict: str
+    category: str
+    verdict_probs: dict[str, float]
+    category_probs: dict[str, float]
+    valid: bool
+
+
+def judge_examples(
+    model: Any,
+    processor: Any,
+    policy: Policy,
+    examples: Sequence[Example],
+    batch_size: int,
+    log: Callable[[str], None] | None = None,
+) -> Iterator[Judgement]:
+    """Judge examples in batches of like length, yielding in the order given. Logs done/total, rate and time left."""
+    tree = answer_tree(processor.tokenizer, policy)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    scores = np.empty((len(examples), len(tree.answers)))
+    started = spoken = time.monotonic()
+    was_training = model.training
+    model.eval()
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        scores[chosen] = tree_log_likelihoods(model, processor, tree, [examples[i] for i in chosen])
+        done, now = begin + len(chosen), time.monotonic()
+        if log and (now - spoken > 10 or done == len(order)):
+            rate = done / (now - started)
+            log(f"judged {done}/{len(order)} posts, {rate:.1f} posts/s, {(len(order) - done) / rate:.0f} s left")
+            spoken = now
+    model.train(was_training)
+    for example, row in zip(examples, scores, strict=True):
+        yield _judgement(example.post_id, row, tree, policy)
+
+
+def _judgement(post_id: str, scores: np.ndarray, tree: AnswerTree, policy: Policy) -> Judgement:
+    """Softmax over the allowed answers, then sums over those that share a verdict, and that share a category."""
+    valid = bool(np.isfinite(scores).all())
+    if valid:
+        share = np.exp(scores - scores.max())
+        share /= share.sum()
+    else:
+        share = np.full(len(scores), 1 / len(scores))
+    verdicts = dict.fromkeys(policy.verdict_ids, 0.0)
+    categories = dict.fromkeys(policy.category_names, 0.0)
+    for (verdict, category), probability in zip(tree.answers, share, strict=True):
+        verdicts[verdict] += float(probability)
+        categories[category] += float(probability)
+    verdict, category = tree.answers[int(share.argmax())]
+    return Judgement(post_id, verdict, category, verdicts, categories, valid)

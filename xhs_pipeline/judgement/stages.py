@@ -1,0 +1,82 @@
+"""evaluation_report and released_model as functions over folders; judging loads models and runs in a process of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, write_json
+from xhs_pipeline.judgement import floors, metrics, report
+from xhs_pipeline.judgement.champion import Candidate, release
+from xhs_pipeline.judgement.gate import GateVerdict
+from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.judgement.scoring import Judgement
+from xhs_pipeline.policy import Policy, load_policy
+
+
+def evaluate_model(
+    model: str, splits: str, champion: str | None, context: dict[str, Any], seed: int, out: str, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Judge the test split with the model, the floors and the model in use; write report.json, report.html, predictions.parquet.
+
+    `context` is what `report.build_report` must be told. A champion that cannot judge under today's policy is named in the
+    report and not compared. Returns the key figures.
+    """
+    policy = load_policy()
+    light = ["post_id", "title", "body", "verdict", "category", "severity", "label_source"]
+    train = pq.read_table(Path(splits) / "train.parquet", columns=light)
+    test = pq.read_table(Path(splits) / "test.parquet").drop_columns(["messages"])
+    log(f"evaluation_report: judging {test.num_rows} test posts")
+    predictions = _predict(Judge(Path(model), policy), test, policy, log)
+    floor_frames = {
+        floors.MAJORITY: floors.majority_floor(train, test, policy),
+        floors.TFIDF: floors.tfidf_floor(train, test, policy, seed),
+    }
+    champion_predictions = None
+    if champion:
+        log("evaluation_report: judging the same posts with the model in use")
+        champion_predictions = _predict(Judge(Path(champion), policy), test, policy, log)
+    content = report.build_report(predictions, floor_frames, policy, context, champion_predictions)
+    write_json(Path(out) / "report.json", content)
+    examples = report.worst_mistakes(predictions, test, policy)
+    (Path(out) / "report.html").write_text(report.render_html(content, examples, policy), encoding="utf-8")
+    pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), Path(out) / "predictions.parquet")
+    return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
+
+
+def _predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
+    posts = [
+        Post(row["post_id"], row["title"], row["body"], tuple(image["bytes"] for image in row["images"]))
+        for row in test.select(["post_id", "title", "body", "images"]).to_pylist()
+    ]
+    judged = judge.judge(posts, log)
+    usable = [j if isinstance(j, Judgement) and j.valid else None for j in judged]
+    unknown = float("nan")
+    verdicts = [list(j.verdict_probs.values()) if j else [unknown] * len(policy.verdict_ids) for j in usable]
+    categories = [list(j.category_probs.values()) if j else [unknown] * len(policy.category_names) for j in usable]
+    return metrics.predictions_frame(
+        test,
+        [j.verdict if j else None for j in usable],
+        [j.category if j else None for j in usable],
+        np.array(verdicts).reshape(len(usable), -1),
+        np.array(categories).reshape(len(usable), -1),
+        [j is not None for j in usable],
+        policy,
+    )
+
+
+def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:
+    """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way."""
+    verdict = GateVerdict.from_dict(read_json(judged.file("report.json"))["gate"])
+    candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
+    move = release(folder, candidate, verdict)
+    champion = move.champion.version if move.champion else None
+    write_json(
+        work / "decision.json",
+        {"action": move.action, "reason": move.reason, "champion": champion, "candidate": merged.version, "report": judged.version},
+    )
+    in_use = champion == merged.version
+    return Built({"released": int(in_use)}, [CheckOutcome("model_released", in_use, f"{move.action}: {move.reason}", blocking=False)])

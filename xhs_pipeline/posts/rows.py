@@ -1,0 +1,243 @@
+"""Rows out of JSON Lines, CSV, Excel and Parquet files, as dicts under our column names. Knows no labels, weeks or images.
+
+A row that cannot be read comes out as a BadRow with a reason; a file that cannot be read at all raises SourceError.
+"""
+
+import csv
+import json
+import logging
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from xhs_pipeline.posts.source_yaml import OUR_COLUMNS, SourceError
+
+# One JSON line longer than this is no post; it is passed over without being held in memory.
+MAX_LINE_BYTES = 16 * 1024 * 1024
+# In sparse JSON a whole week may lack these; other mapped columns that no row has are a mistake in the mapping.
+SPARSE_COLUMNS = ("rationale", "label_source")
+REQUIRED = ("post_id", "verdict", "category")
+CONTENT = ("title", "body", "images")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Why a row could not be read: a short code and a sentence without any of the row's text."""
+
+    reason: str
+    detail: str
+
+
+# Line (sheet row, or parquet row) number from 1, and the row.
+Row = tuple[int, dict[str, Any] | BadRow]
+
+
+def read_rows(path: Path, fmt: str, columns: dict[str, str], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
+    """Stream the rows of one file as {our column: value}, only columns that the file has.
+
+    path: the file. fmt: one of source_yaml.FORMATS. columns: ours to theirs; columns left out keep their names.
+    Values stay as the format gives them (JSON types, CSV text, Excel cells as text or datetime, Arrow as Python).
+    Raises SourceError when the file is not of that format or lacks a mapped or required column.
+    """
+    readers = {"jsonl": _jsonl, "csv": _csv, "xlsx": _xlsx, "parquet": _parquet}
+    return readers[fmt](path, columns, required)
+
+
+def _resolve(
+    path: Path, header: Sequence[str], columns: dict[str, str], required: Sequence[str], where: str
+) -> dict[str, str]:
+    """Ours to theirs for every column that the header holds; all that is wrong with the header is said at once."""
+    problems = [f"columns.{ours} names {theirs!r}" for ours, theirs in columns.items() if theirs not in header]
+    problems += [f"nothing is mapped to {ours}" for ours in required if ours not in columns and ours not in header]
+    if not any(c in columns or c in header for c in CONTENT):
+        problems.append(f"nothing is mapped to any of {', '.join(CONTENT)}")
+    found = {ours: columns.get(ours, ours) for ours in OUR_COLUMNS if columns.get(ours, ours) in header}
+    problems += [
+        f"column {theirs!r} stands there twice" for theirs in set(found.values()) if list(header).count(theirs) > 1
+    ]
+    if problems:
+        shown = ", ".join(repr(name)[:60] for name in header[:40]) or "none"
+        raise SourceError(
+            f"{path}{where}: {'; '.join(problems)}; columns found: {shown}. "
+            "Map them in the source YAML under `columns` (ours: theirs)"
+        )
+    return found
+
+
+def _jsonl(path: Path, columns: dict[str, str], required: Sequence[str]) -> Iterator[Row]:
+    seen: set[str] = set()
+    objects = 0
+    with path.open("rb") as file:
+        for line, raw in enumerate(_lines(file), start=1):
+            if raw is None:
+                yield line, BadRow("line_too_long", f"the line is longer than {MAX_LINE_BYTES} bytes")
+                continue
+            if not raw.strip():
+                continue
+            row = _parse_json(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
+            if isinstance(row, dict):
+                objects += 1
+                if len(seen) < 1000:
+                    seen.update(row)
+                row = {ours: row[columns.get(ours, ours)] for ours in OUR_COLUMNS if columns.get(ours, ours) in row}
+            yield line, row
+    if objects:
+        absent = [ours for ours in SPARSE_COLUMNS if ours in columns and columns[ours] not in seen]
+        for ours in absent:
+            log.warning("%s: no row has %r, which the source maps to %s", path, columns[ours], ours)
+        firm = {ours: theirs for ours, theirs in columns.items() if ours not in absent}
+        _resolve(path, sorted(seen), firm, required, "")
+
+
+def _lines(file: Any) -> Iterator[bytes | None]:
+    """Lines of a binary file; None for one that is too long."""
+    while raw := file.readline(MAX_LINE_BYTES):
+        if raw.endswith(b"\n") or len(raw) < MAX_LINE_BYTES:
+            yield raw
+            continue
+        while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield None
+
+
+def _parse_json(raw: bytes) -> dict[str, Any] | BadRow:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow("invalid_utf8", f"byte {error.start} of the line is not UTF-8; save the file as UTF-8")
+    except RecursionError:
+        return BadRow("bad_json", "nested too deeply")
+    except json.JSONDecodeError as error:
+        return BadRow("bad_json", f"not a whole JSON object ({error.msg}, column {error.colno})")
+    except ValueError:  # a number with thousands of digits
+        return BadRow("bad_json", "a number with too many digits")
+    if not isinstance(row, dict):
+        return BadRow("bad_json", f"expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _csv(path: Path, columns: dict[str, str], required: Sequence[str]) -> Iterator[Row]:
+    # surrogateescape keeps the reader going over bytes that are not UTF-8: they surface as lone surrogates in their own row.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise SourceError(f"{path}, line 1: not a CSV header ({error})") from None
+        if _has_surrogate("".join(header)):
+            raise SourceError(f"{path}, line 1: the header is not UTF-8; save the file as 'CSV UTF-8'")
+        found = _resolve(path, header, columns, required, ", line 1")
+        index = {ours: header.index(theirs) for ours, theirs in found.items()}
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                yield line, BadRow("bad_csv", f"lines {line} to {reader.line_num}: {error}")
+                continue
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                detail = f"lines {line} to {reader.line_num} hold {len(cells)} columns, the header {len(header)}; is a quote missing?"
+                yield line, BadRow("wrong_column_count", detail)
+            elif any(_has_surrogate(cell) for cell in cells):
+                yield line, BadRow("invalid_utf8", "bytes that are not UTF-8; save the file as 'CSV UTF-8'")
+            else:
+                yield line, {ours: cells[i] for ours, i in index.items()}
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _xlsx(path: Path, columns: dict[str, str], required: Sequence[str]) -> Iterator[Row]:
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            yield from _sheet(path, book.worksheets[0], columns, required)
+        finally:
+            book.close()
+    except SourceError:
+        raise
+    # SyntaxError is what the XML parser raises; the rest is what openpyxl lets through for a damaged workbook.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        InvalidFileException,
+        SyntaxError,
+        LookupError,
+        OSError,
+        ValueError,
+    ) as error:
+        raise SourceError(f"{path}: not a readable xlsx workbook ({error}); save it again as .xlsx") from error
+
+
+def _sheet(path: Path, sheet: Any, columns: dict[str, str], required: Sequence[str]) -> Iterator[Row]:
+    sheet.reset_dimensions()  # some writers state a wrong size, which would cut rows off
+    rows = sheet.iter_rows(values_only=True)
+    header = ["" if cell is None else str(cell).strip() for cell in next(rows, ())]
+    found = _resolve(path, header, columns, required, f", sheet {sheet.title!r}, line 1")
+    index = {ours: header.index(theirs) for ours, theirs in found.items()}
+    for line, cells in enumerate(rows, start=2):
+        if all(cell is None for cell in cells):
+            continue
+        if any(cell is not None for cell in cells[len(header) :]):
+            yield line, BadRow("wrong_column_count", f"cells beyond the header's {len(header)} columns")
+        else:
+            yield line, {ours: _cell(cells[i]) for ours, i in index.items() if i < len(cells)}
+
+
+def _cell(value: Any) -> Any:
+    """An Excel cell as text; dates stay, and whole numbers lose the ".0" that Excel's floats would give an id."""
+    if value is None or isinstance(value, str | date):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return BadRow("wrong_type", "a number with over 15 digits, which Excel rounds; format the column as text")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parquet(path: Path, columns: dict[str, str], required: Sequence[str]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        found = _resolve(path, file.schema_arrow.names, columns, required, "")
+        theirs = sorted(set(found.values()))
+        line = 0
+        for batch in file.iter_batches(batch_size=64, columns=theirs):
+            for values in _batch_rows(batch):
+                line += 1
+                yield (
+                    line,
+                    values if isinstance(values, BadRow) else {ours: values[name] for ours, name in found.items()},
+                )
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: not a readable parquet file ({error}); write it again") from error
+
+
+def _batch_rows(batch: Any) -> Iterable[dict[str, Any] | BadRow]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        return [_batch_row(batch, i) for i in range(batch.num_rows)]
+
+
+def _batch_row(batch: Any, i: int) -> dict[str, Any] | BadRow:
+    try:
+        return batch.slice(i, 1).to_pylist()[0]
+    except UnicodeDecodeError:
+        return BadRow("invalid_utf8", "a text column holds bytes that are not UTF-8")

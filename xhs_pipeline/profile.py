@@ -1,0 +1,124 @@
+"""A profile is every setting of one machine size, read from a flat YAML file; `XHS_PROFILE` names it.
+
+Policy (what is allowed) lives in policy.yaml, and where data lives in resources.py; neither belongs here.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROFILES_DIR = Path(__file__).with_name("profiles")
+
+
+class Profile(BaseModel):
+    """Resolved settings. Units: pixels, tokens, characters and optimiser steps as the names say; shares are of 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # base checkpoint
+    base_model: str = Field(description="hub id, local folder, or 'tiny' to build the embedded model")
+    base_revision: str = Field("", description="commit of the hub id; required for a hub id")
+    quantization: Literal["nf4", "none"] = Field("nf4", description="how the frozen base is held while training")
+
+    # prompt
+    prompt: Literal["full", "short"] = Field("full", description="full = instructions and category descriptions")
+    text_head: int = Field(0, ge=0, description="characters kept from the start of a long text; 0 = never elide")
+    text_tail: int = Field(0, ge=0, description="characters kept from its end")
+    max_images: int = Field(9, ge=0, description="images per post; later ones are left out and recorded")
+    min_pixels: int = Field(3136, ge=784, description="smallest image area the processor works with")
+    max_pixels: int = Field(589824, ge=784, description="largest; 28 x 28 pixels are one token")
+    max_length: int = Field(2048, ge=32, description="tokens of prompt and answer together")
+
+    # splits
+    validation_share: float = Field(0.1, ge=0, lt=1)
+    calibration_share: float = Field(0.05, ge=0, lt=1)
+    test_share: float = Field(0.2, ge=0, lt=1)
+    balance_by: Literal["category", "verdict"] = Field("category", description="what train_quotas counts")
+    train_quotas: dict[str, float] = Field(
+        default_factory=dict, description="posts per label in train ({正常: 15000}), or shares that sum to 1; {} = all"
+    )
+    json_export: bool = Field(False, description="also write the splits as JSON with an image folder")
+
+    # adapter
+    lora_rank: int = Field(8, ge=1)
+    lora_alpha: int = Field(16, ge=1)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_targets: list[str] = Field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        description="names of the language model's linear layers",
+    )
+    train_embeddings: bool = Field(False, description="also train embed_tokens and lm_head")
+
+    # optimisation
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(1, ge=1)
+    accumulation: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    augmentation: float = Field(0.0, ge=0, le=1, description="share of examples whose post text loses or turns tokens")
+    evaluations: int = Field(3, ge=1, description="evenly spaced validations; the best one is kept")
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = True
+    seed: int = 20260216
+
+    # scoring
+    score_batch_size: int = Field(8, ge=1)
+    shard_size: str = Field("2GB", description="largest file of the merged model")
+
+    # the embedded model, used only where base_model is 'tiny'
+    tiny_vocabulary: int = Field(4000, ge=600)
+    tiny_hidden_size: int = Field(128, ge=32)
+    tiny_layers: int = Field(2, ge=1)
+    tiny_heads: int = Field(4, ge=1)
+    tiny_vision_size: int = Field(96, ge=32)
+    tiny_vision_depth: int = Field(2, ge=1)
+    tiny_pretrain_steps: int = Field(0, ge=0, description="language-model steps on the train split's texts")
+
+
+def profile_names() -> list[str]:
+    """Names that `XHS_PROFILE` may take beside the path of a YAML file."""
+    return sorted(path.stem for path in PROFILES_DIR.glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
+    """Read profile `name` (a name in profiles/ or the path of a YAML file), with `overrides` on top.
+
+    Raises ValueError naming the file, the setting, the value and the allowed ones.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES_DIR / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"XHS_PROFILE={name!r}: no such profile; expected one of {', '.join(profile_names())} or the path of a YAML file"
+        )
+    values = {**(yaml.safe_load(path.read_text(encoding="utf-8")) or {}), **(overrides or {})}
+    unknown = sorted(set(values) - set(Profile.model_fields))
+    if unknown:
+        raise ValueError(f"{path}: unknown settings {', '.join(unknown)}; allowed: {', '.join(Profile.model_fields)}")
+    try:
+        return Profile(**values)
+    except ValidationError as error:
+        problems = "; ".join(f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path}: {problems}") from error
+
+
+# Which settings each artefact depends on, so that changing one redoes only what it touches.
+_PROMPT = {"prompt", "text_head", "text_tail", "max_images"}
+_SPLITS = {"validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "json_export"}
+_TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
+STAGE_SETTINGS: dict[str, set[str]] = {
+    "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
+    "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
+    "adapter": set(Profile.model_fields) - _SPLITS - _TINY - {"shard_size"},
+    "merged_model": set(Profile.model_fields) - _SPLITS,
+}
+
+
+def settings_of(profile: Profile, stage: str) -> dict[str, Any]:
+    """The values of `profile` that the artefact `stage` depends on."""
+    return profile.model_dump(include=STAGE_SETTINGS[stage])

@@ -1,0 +1,180 @@
+"""From conversations to padded token batches with the loss on the answer only. Knows the processor, not the recipe."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
+from xhs_pipeline.vlm.processor import pixels
+
+IGNORED = -100  # label of a token without loss, as in torch.nn.functional.cross_entropy
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised record: `prompt` ids with image tokens expanded, `answer` ids ending in <|im_end|>, JPEG bytes."""
+
+    post_id: str
+    prompt: list[int]
+    answer: list[int] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+def tokenise(processor: Any, post_id: str, messages: Sequence[dict[str, str]], images: list[bytes]) -> Example:
+    """Token ids of a conversation. Prompt and answer are tokenised apart, so that training and scoring meet the same ids.
+
+    Raises ValueError when placeholders and images differ in number.
+    """
+    has_answer = messages[-1]["role"] == "assistant"
+    turns = chat_parts(messages[:-1] if has_answer else messages)
+    placeholders = sum(part["type"] == "image" for turn in turns for part in turn["content"])
+    if placeholders != len(images):
+        raise ValueError(f"post {post_id}: {placeholders} image placeholders but {len(images)} images")
+    text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    if images:
+        for count in _token_counts(processor, images):
+            text = text.replace(processor.image_token, "\0" * count, 1)
+        text = text.replace("\0", processor.image_token)
+    prompt = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer = answer_ids(processor.tokenizer, messages[-1]["content"]) if has_answer else []
+    return Example(post_id, prompt, answer, images)
+
+
+def answer_ids(tokenizer: Any, answer: str, end: bool = True) -> list[int]:
+    """Token ids of an answer, with the end-of-turn token unless `end` is false."""
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.convert_tokens_to_ids("<|im_end|>")] if end else list(ids)
+
+
+def _token_counts(processor: Any, images: list[bytes]) -> list[int]:
+    import io
+
+    from PIL import Image
+
+    from xhs_pipeline.vlm.processor import image_tokens
+
+    sizes = (Image.open(io.BytesIO(data), formats=["JPEG"]).size for data in images)
+    return [image_tokens(processor, *size) for size in sizes]
+
+
+def augment(example: Example, rng: random.Random, protected: frozenset[int], chance: float) -> Example:
+    """With probability `chance`, drop up to 30% of the post's tokens, and rotate (20%) or crop (20%) them.
+
+    Only the tokens between protected ones (special, vision and template tokens) of the last user turn move.
+    """
+    if rng.random() >= chance:
+        return example
+    ids = example.prompt
+    # the user's text is the longest run without a protected token
+    start = end = run = 0
+    for position, token in enumerate([*ids, next(iter(protected))]):
+        if token in protected:
+            if position - run > end - start:
+                start, end = run, position
+            run = position + 1
+    text = ids[start:end]
+    drop = rng.uniform(0, 0.3)
+    text = [token for token in text if rng.random() >= drop] or text
+    turn = rng.random()
+    if turn < 0.2 and len(text) > 1:
+        cut = rng.randrange(1, len(text))
+        text = text[cut:] + text[:cut]
+    elif turn < 0.4 and len(text) > 4:
+        size = rng.randrange(len(text) // 2, len(text))
+        cut = rng.randrange(len(text) - size + 1)
+        text = text[cut : cut + size]
+    return Example(example.post_id, ids[:start] + text + ids[end:], example.answer, example.images)
+
+
+def run_order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[tuple[int, int]]:
+    """Every (epoch, record) of a run in order. Within a window of 50 batches, records of like length share a batch.
+
+    The order depends on the arguments only, so that a resumed run needs nothing but its step number to go on.
+    """
+    order: list[tuple[int, int]] = []
+    for epoch in range(epochs):
+        rng = random.Random(f"{seed}:{epoch}")
+        records = list(range(len(lengths)))
+        rng.shuffle(records)
+        windows = [records[i : i + 50 * batch] for i in range(0, len(records), 50 * batch)]
+        batches = []
+        for window in windows:
+            window.sort(key=lambda record: lengths[record])
+            batches += [window[i : i + batch] for i in range(0, len(window), batch)]
+        rng.shuffle(batches)
+        order += [(epoch, record) for records in batches for record in records]
+    return order
+
+
+def pad(examples: Sequence[Example], processor: Any, pad_to: int = 1) -> dict[str, Any]:
+    """Left-padded int64 tensors of shape (batch, length): input_ids, attention_mask, labels (answer only), token types.
+
+    Left padding puts every answer at the end, so that logits are computed for the last tokens only. With images also
+    pixel_values (patches, 1176) float32 and image_grid_thw (images, 3) int64.
+    """
+    import torch
+
+    width = -(-max(len(e) for e in examples) // pad_to) * pad_to
+    empty = processor.tokenizer.pad_token_id
+    ids, mask, labels = [], [], []
+    for example in examples:
+        space = width - len(example)
+        ids.append([empty] * space + example.prompt + example.answer)
+        mask.append([0] * space + [1] * len(example))
+        labels.append([IGNORED] * (space + len(example.prompt)) + example.answer)
+    batch: dict[str, Any] = {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": torch.tensor(labels),
+    }
+    batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
+    images = [image for example in examples for image in example.images]
+    if images:
+        batch |= pixels(processor, images)
+    return batch
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A record that cannot be put before the model, and why."""
+
+    post_id: str
+    reason: str
+    detail: str
+
+
+def fit(
+    processor: Any, post_id: str, messages: Sequence[dict[str, str]], images: list[bytes], max_length: int
+) -> Example | Unfit:
+    """Tokenise within `max_length` tokens: too long a record first loses its last images, then is set aside.
+
+    Text is never cut here, and image tokens never are; the reason names the tokens counted.
+    """
+    example = tokenise(processor, post_id, messages, images)
+    tokens = len(example)
+    while len(example) > max_length and images:
+        images = images[:-1]
+        messages = [{**m, "content": _drop_last_placeholder(m["content"])} if m["role"] == "user" else m for m in messages]
+        example = tokenise(processor, post_id, messages, images)
+    if len(example) <= max_length:
+        return example
+    return Unfit(
+        post_id, "too_long", f"{tokens} tokens, {len(example)} without its images; the profile's max_length is {max_length}"
+    )
+
+
+def _drop_last_placeholder(content: str) -> str:
+    head, _, tail = content.rpartition(IMAGE_PLACEHOLDER)
+    return head + tail
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no advice in step logs; real warnings and errors stay."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()

@@ -1,0 +1,202 @@
+"""The QLoRA recipe: an NF4 base, LoRA on the language model, loss on the answer, resumable at any checkpoint.
+
+One recipe for every checkpoint and device; transformers' Trainer runs the loop. What is judged, and how, is not here.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from xhs_pipeline.profile import Profile
+from xhs_pipeline.training.batches import IGNORED, Example, augment, pad, run_order
+
+
+def lora_model(base: Any, profile: Profile) -> Any:
+    """Wrap `base` with LoRA on the named linears of the language model (and trained embeddings where the profile says)."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(base, "is_loaded_in_4bit", False):
+        base = prepare_model_for_kbit_training(
+            base,
+            use_gradient_checkpointing=profile.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+        )
+    elif profile.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.enable_input_require_grads()
+    names = "|".join(profile.lora_targets)
+    config = LoraConfig(
+        r=profile.lora_rank,
+        lora_alpha=profile.lora_alpha,
+        lora_dropout=profile.lora_dropout,
+        target_modules=rf".*language_model.*\.(?:{names})",
+        modules_to_save=["embed_tokens", "lm_head"] if profile.train_embeddings else None,
+        ensure_weight_tying=profile.train_embeddings and base.config.tie_word_embeddings,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset[int]) -> Any:
+    """The whole run as one list: the step number alone says which records come next, also after a resume."""
+    import torch
+
+    order = run_order([len(e) for e in examples], profile.batch_size, profile.epochs, profile.seed)
+
+    class Run(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(order)
+
+        def __getitem__(self, place: int) -> Example:
+            epoch, record = order[place]
+            rng = random.Random(f"{profile.seed}:{epoch}:{record}")
+            return augment(examples[record], rng, protected, profile.augmentation)
+
+    return Run()
+
+
+def _trainer_class() -> Any:
+    import torch
+    from transformers import Trainer
+
+    class AnswerTrainer(Trainer):
+        """Trainer with the run's own order, logits for the answer's positions only, and validation by scoring."""
+
+        validate: Callable[[Any], dict[str, float]]
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            names = inputs.pop("post_ids")
+            labels = inputs.pop("labels")
+            keep = int((labels != IGNORED).sum(1).max()) + 1
+            logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits[:, :-1].float()
+            targets = labels[:, 1 - keep :]
+            total = torch.nn.functional.cross_entropy(
+                logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
+            )
+            tokens = kwargs.get("num_items_in_batch")
+            loss = total / (tokens if tokens is not None else (targets != IGNORED).sum())
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss is {loss.item()} at step {self.state.global_step + 1}; records: {', '.join(names)}. "
+                    "Lower learning_rate, or look at these posts"
+                )
+            return (loss, None) if return_outputs else loss
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            metrics = {f"eval_{k}": v for k, v in self.validate(self.model).items()}
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
+
+    return AnswerTrainer
+
+
+def _progress(log: Callable[[str], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        started = 0.0
+        first = 0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started, self.first = time.monotonic(), state.global_step
+            if state.global_step:
+                log(f"adapter: resumed from step {state.global_step}/{state.max_steps}")
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+            done = state.global_step - self.first
+            rate = done / max(time.monotonic() - self.started, 1e-9)
+            left = (state.max_steps - state.global_step) / rate if rate else math.nan
+            if "loss" in logs:
+                log(
+                    f"adapter: step {state.global_step}/{state.max_steps}, loss {float(logs['loss']):.4f}, "
+                    f"lr {float(logs['learning_rate']):.2e}, {rate * args.train_batch_size:.1f} posts/s, {left:.0f} s left"
+                )
+            elif "eval_macro_f1" in logs:
+                log(f"adapter: step {state.global_step}, validation macro-F1 {logs['eval_macro_f1']:.4f}")
+
+    return Progress()
+
+
+def train(
+    base: Path,
+    examples: Sequence[Example],
+    validate: Callable[[Any], dict[str, float]],
+    processor: Any,
+    profile: Profile,
+    work: Path,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train an adapter for `base`, writing checkpoints under `work/checkpoints` and the best adapter to `work/adapter`.
+
+    Resumes from the newest complete checkpoint in `work`. Returns the history (loss and validation by step), the list of
+    adapted modules, the number of trainable parameters and the best step. Raises FloatingPointError on a non-finite loss,
+    naming the records.
+    """
+    import torch
+    from transformers import TrainingArguments, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from xhs_pipeline.vlm.base import load_model
+
+    set_seed(profile.seed)
+    model = lora_model(load_model(base, profile, profile.quantization), profile)
+    protected = frozenset(processor.tokenizer.all_special_ids) | frozenset(
+        processor.tokenizer("\n", add_special_tokens=False)["input_ids"]
+    )
+    run = _dataset(examples, profile, protected)
+    steps = math.ceil(len(run) / (profile.batch_size * profile.accumulation))
+    every = max(1, math.ceil(steps / profile.evaluations))
+    arguments = TrainingArguments(
+        output_dir=str(work / "checkpoints"),
+        num_train_epochs=1,  # the run's order already repeats the records `epochs` times
+        per_device_train_batch_size=profile.batch_size,
+        gradient_accumulation_steps=profile.accumulation,
+        learning_rate=profile.learning_rate,
+        lr_scheduler_type=profile.schedule,
+        warmup_steps=math.ceil(profile.warmup * steps),
+        weight_decay=profile.weight_decay,
+        adam_beta2=profile.adam_beta2,
+        max_grad_norm=profile.max_grad_norm,
+        bf16=profile.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_macro_f1",
+        greater_is_better=True,
+        logging_steps=max(1, steps // 40),
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        seed=profile.seed,
+        data_seed=profile.seed,
+    )
+    def collate(rows: list[Example]) -> dict[str, Any]:
+        return {**pad(rows, processor), "post_ids": [row.post_id for row in rows]}
+
+    trainer = _trainer_class()(
+        model=model, args=arguments, train_dataset=run, eval_dataset=run, data_collator=collate,
+        callbacks=[_progress(log)],
+    )  # fmt: skip
+    trainer.validate = validate
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None)
+    model.save_pretrained(work / "adapter")
+    return {
+        "history": trainer.state.log_history,
+        "steps": trainer.state.global_step,
+        "best_step": int(str(trainer.state.best_model_checkpoint).rsplit("-", 1)[-1]) if trainer.state.best_model_checkpoint else None,
+        "adapted_modules": sorted(n for n, m in model.named_modules() if hasattr(m, "lora_A")),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trained_records": len(examples),
+    }

@@ -1,0 +1,78 @@
+"""One processor for every checkpoint: Qwen2-VL's tokenizer, chat template and image preprocessing, without torchvision.
+
+transformers' AutoProcessor wants a video processor, which needs torchvision, for which no CPU wheel is published beside
+this torch; so the processor here holds the image part and the tokenizer only. Posts have no videos.
+"""
+
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def _processor_class() -> Any:
+    from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    class ImageTextProcessor(Qwen2VLProcessor):
+        """Qwen2VLProcessor without videos. The parameters of __init__ decide what transformers loads from a folder."""
+
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any):
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+            self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    return ImageTextProcessor
+
+
+def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
+    """The processor of a checkpoint folder, resizing every image into [min_pixels, max_pixels] (area in pixels).
+
+    Uses the Pillow image processor everywhere, so that training, scoring and serving see the same pixels.
+    Raises ValueError when the folder lacks a tokenizer, a chat template or the vision tokens.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    missing = [name for name in ("preprocessor_config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: {', '.join(missing)} missing; expected the published layout of a Qwen2-VL checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    image_processor.size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    image_processor.min_pixels, image_processor.max_pixels = min_pixels, max_pixels
+    template = _chat_template(folder) or tokenizer.chat_template
+    if template is None:
+        raise ValueError(f"{folder}: no chat template (chat_template.jinja or chat_template.json); copy the checkpoint's own")
+    unknown = [t for t in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+               if tokenizer.convert_tokens_to_ids(t) in (None, tokenizer.unk_token_id)]
+    if unknown:
+        raise ValueError(f"{folder}: the tokenizer lacks {', '.join(unknown)}; it does not belong to a Qwen2-VL checkpoint")
+    return _processor_class()(image_processor, tokenizer, chat_template=template)
+
+
+def _chat_template(folder: Path) -> str | None:
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    legacy = folder / "chat_template.json"
+    if legacy.is_file():
+        import json
+
+        return json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
+    return None
+
+
+def image_tokens(processor: Any, width: int, height: int) -> int:
+    """How many tokens an image of that size (pixels) becomes: 28 x 28 pixels a token after resizing."""
+    patches = processor.image_processor.get_number_of_image_patches(height, width, {})
+    return int(patches) // processor.image_processor.merge_size**2
+
+
+def pixels(processor: Any, images: list[bytes]) -> dict[str, Any]:
+    """Decode JPEG bytes into `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors."""
+    from PIL import Image
+
+    decoded = [Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB") for data in images]
+    return dict(processor.image_processor(images=decoded, return_tensors="pt"))

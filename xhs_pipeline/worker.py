@@ -1,0 +1,85 @@
+"""Run one stage in a process of its own, so that a crash, an out-of-memory kill or held GPU memory ends with it.
+
+The child gets its arguments as JSON, streams its log lines, and dies with its parent. Only JSON crosses, no pickles.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class StageFailed(RuntimeError):
+    """The stage's process ended without a result; its last words are in the message."""
+
+
+def run(stage: str, arguments: dict[str, Any], log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Call `stage` ("package.module:function") with keyword `arguments` (JSON values) in a child process.
+
+    The function also gets `log`; what it logs or prints arrives at `log` here, line by line. Returns its JSON result plus
+    `peak_memory_mb` of the child. When this process is interrupted the child is ended; when it is killed, the child sees
+    its input close and ends itself. Raises StageFailed when the child fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="xhs-stage-") as folder:
+        result = Path(folder) / "result.json"
+        child = subprocess.Popen(
+            [sys.executable, "-u", "-m", "xhs_pipeline.worker", stage, str(result)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"},
+        )
+        assert child.stdin is not None and child.stdout is not None
+        words: list[str] = []
+        try:
+            child.stdin.write(json.dumps(arguments) + "\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                if line.strip():
+                    log(line.rstrip())
+                    words = [*words[-19:], line.rstrip()]
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                try:
+                    child.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = "; the machine was probably out of memory: use a smaller profile or batch" if name == "SIGKILL" else ""
+            raise StageFailed(f"{stage} was ended by {name}{hint}. Last words: {' | '.join(words[-3:])}")
+        if code:
+            raise StageFailed(f"{stage} failed: {words[-1] if words else f'exit code {code}'}")
+        return dict(json.loads(result.read_text(encoding="utf-8")))
+
+
+def _leave_with_parent() -> None:
+    sys.stdin.read()  # returns when the parent closes the pipe, which the system does for a killed one
+    os._exit(3)
+
+
+def _main(stage: str, result: str) -> None:
+    arguments = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    module, function = stage.split(":")
+    value = getattr(importlib.import_module(module), function)(**arguments, log=lambda line: print(line, flush=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    Path(result).write_text(json.dumps({**value, "peak_memory_mb": round(peak)}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
