@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -168,6 +169,7 @@ class ArtifactStore:
                     "checks": [vars(c) for c in built.checks],
                     "packages": _package_versions(),
                     "seconds": round(time.monotonic() - started, 2),
+                    "process_peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10,
                 }
                 _publish(work, final, manifest)
             artifact = Artifact(key, final, read_json(final / "manifest.json"), reused)

@@ -78,7 +78,7 @@ class Profile(BaseModel):
     tiny_heads: int = Field(4, ge=1)
     tiny_vision_size: int = Field(96, ge=32)
     tiny_vision_depth: int = Field(2, ge=1)
-    tiny_pretrain_steps: int = Field(0, ge=0, description="language-model steps on the train split's texts")
+    tiny_pretrain_epochs: int = Field(0, ge=0, description="language-model passes over the train split's texts")
 
 
 def profile_names() -> list[str]:

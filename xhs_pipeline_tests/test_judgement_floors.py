@@ -20,7 +20,16 @@ def texts(answers: list[tuple[str, str]], bodies: list[str]) -> pa.Table:
 
 TRAIN = texts(
     [FRAUD, FRAUD, FRAUD, HARMLESS, HARMLESS, HARMLESS, LURE, LURE],
-    ["投资返利稳赚", "投资返利翻倍", "返利投资群", "今天天气真好", "今天吃了火锅", "天气好去公园", "加微信领取", "微信私聊领取"],
+    [
+        "投资返利稳赚",
+        "投资返利翻倍",
+        "返利投资群",
+        "今天天气真好",
+        "今天吃了火锅",
+        "天气好去公园",
+        "加微信领取",
+        "微信私聊领取",
+    ],
 )
 
 
@@ -87,7 +96,9 @@ def test_the_linear_floor_reaches_what_was_measured_on_real_posts():
     with REAL_POSTS.open(encoding="utf-8") as file:  # not splitlines(): texts hold U+2028
         rows = [json.loads(line) for line in file]
     random.Random(1).shuffle(rows)
-    answers = [(PASS_OR_REMOVE[r["policy_verdict"]], CATEGORY.get(r["gold_category"], r["gold_category"])) for r in rows]
+    answers = [
+        (PASS_OR_REMOVE[r["policy_verdict"]], CATEGORY.get(r["gold_category"], r["gold_category"])) for r in rows
+    ]
     posts = texts(answers, [r["text"] for r in rows])
     got = floors.tfidf_floor(posts.slice(0, 2600), posts.slice(2600, 1000), POLICY, seed=0)
     figures = metrics.evaluate(got, POLICY)["headline"]

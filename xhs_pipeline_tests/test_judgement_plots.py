@@ -48,7 +48,9 @@ def test_a_long_loss_history_is_thinned_and_an_empty_one_says_so():
 
 
 def test_a_loss_that_is_not_a_number_is_named_and_not_drawn():
-    assert "1 non-finite values left out" in plots.loss_curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}])
+    assert "1 non-finite values left out" in plots.loss_curve(
+        [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}]
+    )
 
 
 def test_values_in_a_bar_chart_keep_three_decimals():

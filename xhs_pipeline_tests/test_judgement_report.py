@@ -129,7 +129,9 @@ def test_a_context_with_holes_and_a_floor_on_other_posts_are_refused():
 def test_the_key_figures_keep_their_names_and_leave_out_what_has_no_value():
     figures = report.key_figures(build())
     assert figures["test_posts"] == 14.0
-    assert {"binary_accuracy", "category_macro_f1", "tfidf_category_macro_f1", "majority_binary_accuracy"} <= set(figures)
+    assert {"binary_accuracy", "category_macro_f1", "tfidf_category_macro_f1", "majority_binary_accuracy"} <= set(
+        figures
+    )
     assert all(isinstance(value, float) for value in figures.values())
     empty = frame([], [])
     content = report.build_report(empty, {"majority": empty}, POLICY, context())

@@ -29,6 +29,9 @@ SHARES = {
     "虚假宣传": 200, "私域引流": 200, "医疗违规": 150, "诱导互动": 100, "歧视": 25, "违法违规": 25, "政治安全": 25,
     "暴恐": 25, "色情低俗": 25, "赌博": 25, "诈骗": 25, "辱骂引战": 25, "正常": 350,
 }  # fmt: skip
+# What follows a filed appeal, twenty at a time; the empty one is still open, the double one was decided twice.
+OUTCOMES: list[list[str]] = [["upheld"]] * 7 + [["overturned"]] * 5 + [["modified"]] * 4
+OUTCOMES += [["withdrawn"], ["expired"], [], ["overturned", "upheld"]]
 # Bits of 64 by which the perceptual hashes of two pictures differ at least, so that none is a duplicate by chance.
 PICTURE_DISTANCE = 7
 SOURCE_YAML = """\
@@ -73,8 +76,9 @@ Some lines are broken on purpose (cut in half, not UTF-8): `ground_truth.json` l
     python data/sample/generate.py                                     # these files, byte for byte
     python data/sample/generate.py --out DIR --week 2026-02-16=5000 --appeals 200 --seed 1
 
-The wording stands in `wording.py`, the pictures in `pictures.py`, the plants in `plants.py`. No two posts that were not
-planted share 0.6 or more of their character 3-grams (Jaccard), so near-duplicate groups are the planted ones.
+The wording stands in `wording.py`, the pictures in `pictures.py`, the plants in `plants.py`. A week of 20,000
+posts takes about two minutes. No two posts that were not planted share 0.6 or more of their character 3-grams (Jaccard),
+so near-duplicate groups are the planted ones.
 """
 
 
@@ -259,6 +263,8 @@ def make_appeals(posts: list[Post], count: int, rng: random.Random) -> list[dict
     """Events of `count` appeals in order of time, with increasing ids."""
     punished = [p for p in posts if p.verdict in ("remove", "needs_edit") and not p.planted]
     events: list[dict[str, Any]] = []
+    outcomes = [events_after for _ in range(count // len(OUTCOMES) + 1) for events_after in OUTCOMES][:count]
+    rng.shuffle(outcomes)
     for i, post in enumerate(rng.sample(punished, min(count, len(punished))), start=1):
         at = post.created_at or datetime.now(ZONE)
         base = {"appeal_id": f"a-{i:04d}", "post_id": post.post_id}
@@ -266,10 +272,7 @@ def make_appeals(posts: list[Post], count: int, rng: random.Random) -> list[dict
         filed = {"verdict": post.verdict, "category": post.category, "actor": post.author}
         note = rng.choice(["我觉得判错了", "内容是我自己的经历", "没有留联系方式", "请再看一遍", "可以改，不要删", ""])
         events.append(base | {"event": "filed", "at": at} | filed | {"note": note})
-        for event in rng.choices(
-            [["upheld"], ["overturned"], ["modified"], ["withdrawn"], ["expired"], [], ["overturned", "upheld"]],
-            [38, 24, 14, 8, 5, 7, 4],
-        )[0]:
+        for event in outcomes[i - 1]:
             at += timedelta(hours=rng.randint(4, 72), seconds=rng.randrange(3600))
             verdict, category = post.verdict, post.category
             if event == "overturned":

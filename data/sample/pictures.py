@@ -26,6 +26,7 @@ HARMLESS_WORDS = [
     "GARDEN",
     "NOTES",
 ]
+HINTS = ["SEE MY BIO", "LINK IN BIO", "DM ME", "ASK IN GROUP", "CODE IN PROFILE"]
 STRONG_CLAIMS = ["CURES ALL", "100% EFFECTIVE", "NO.1 IN WORLD", "WHITE IN 3 DAYS", "LOSE 10KG"]
 MILD_CLAIMS = ["-50% BEST EVER", "RMB 99 ONLY", "TOP CHOICE", "SUPER SALE -70%", "BUY 1 GET 3"]
 
@@ -98,13 +99,15 @@ def handle_text(rng: random.Random) -> str:
 
 
 def draw(kind: str, key: str) -> Image.Image:
-    """kind: scene, word (a scene with a harmless word), handle, code, half_code, strong_poster or mild_poster."""
+    """kind: scene, word (a scene with a harmless word), handle, hint, code, half_code, strong_poster or mild_poster."""
     rng = random.Random(key)
     image = _scene(rng)
     if kind == "word":
         _write(image, rng.choice(HARMLESS_WORDS), rng, rng.random() < 0.5)
     elif kind == "handle":
         _write(image, handle_text(rng), rng, rng.random() < 0.5)
+    elif kind == "hint":
+        _write(image, rng.choice(HINTS), rng, rng.random() < 0.5)
     elif kind in ("code", "half_code"):
         _code(image, rng, covered=kind == "half_code")
     elif kind in ("strong_poster", "mild_poster"):

@@ -16,10 +16,11 @@ import wording
 MOST_ALIKE = 0.6
 IMAGE_SHARE = 0.4
 # Of the posts with pictures in the three categories where that is possible: how often only the picture decides.
-IMAGE_DECIDES_SHARE = 0.42
+IMAGE_DECIDES_SHARE = {"正常": 0.42, "私域引流": 0.68, "虚假宣传": 0.62}
 VERDICT_WEIGHTS = {"remove": 50, "needs_edit": 36, "escalate": 14}
 DECIDING_PICTURES = {
     ("私域引流", "remove"): ["handle", "code"],
+    ("私域引流", "needs_edit"): ["hint"],
     ("私域引流", "escalate"): ["half_code"],
     ("虚假宣传", "remove"): ["strong_poster"],
     ("虚假宣传", "needs_edit"): ["mild_poster"],
@@ -27,6 +28,7 @@ DECIDING_PICTURES = {
 }
 PICTURE_WHAT = {
     "handle": "画着站外账号",
+    "hint": "用英文暗示去主页或群里找",
     "code": "放了二维码",
     "half_code": "有半个被挡住的二维码",
     "strong_poster": "海报写着包治百病式的英文",
@@ -85,7 +87,7 @@ def compose(rng: random.Random, category: str, verdict: str) -> Post:
     """A post of this label, with text, perhaps pictures, perhaps a rationale."""
     deciding = DECIDING_PICTURES.get((category, verdict))
     with_images = rng.random() < IMAGE_SHARE
-    image_decides = bool(with_images and deciding and rng.random() < IMAGE_DECIDES_SHARE)
+    image_decides = bool(with_images and deciding and rng.random() < IMAGE_DECIDES_SHARE[category])
     contacts: list[tuple[str, str]] = []
     cores = wording.NEUTRAL if image_decides else wording.CORES[category][verdict]
     wanted = 2 if not image_decides and verdict != "escalate" and rng.random() < 0.3 else 1

@@ -1,4 +1,4 @@
-"""When do appeals retrain the model? A pure decision; reading, cursors in a database and launching runs are the sensor's."""
+"""When do appeals retrain the model? A pure decision; reading files and launching runs are the sensor's."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

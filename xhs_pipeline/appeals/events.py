@@ -76,7 +76,8 @@ def read_events(path: Path, policy: Policy, key: bytes) -> EventLog:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path}: the source's `appeals` names this file and it does not exist; create it (it may be empty) or remove the setting"
+            f"{path}: the source's `appeals` names this file and it does not exist; "
+            "create it (it may be empty) or remove the setting"
         ) from error
     return parse_events(data, policy, key)
 

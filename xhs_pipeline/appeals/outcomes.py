@@ -102,7 +102,8 @@ def _outcome(history: list[dict[str, Any]], policy: Policy, quarantine: list[dic
             f"one of {', '.join(allowed.verdicts)} with it" if allowed else f"one of {', '.join(policy.category_names)}"
         )
         # a value the policy does not know is somebody's text: shown short
-        detail = f"{name}: policy {policy.version} does not allow {verdict[:20]!r} with {category[:20]!r}; expected {expected}"
+        said = f"{verdict[:20]!r} with {category[:20]!r}"
+        detail = f"{name}: policy {policy.version} does not allow {said}; expected {expected}"
         quarantine.append(_refusal(last, "label_not_allowed", detail))
         return None
     return {

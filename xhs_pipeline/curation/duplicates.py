@@ -20,7 +20,7 @@ import pyarrow as pa
 from xhs_pipeline.posts.schema import REMOVED
 
 if TYPE_CHECKING:
-    from xhs_pipeline.curation.minhash import Grams
+    pass
 
 LABEL_CONFLICTS = pa.schema(
     [(name, pa.string()) for name in ("post_id", "group_id", "verdict", "category", "label_source")]
@@ -32,6 +32,7 @@ NEARLY_EMPTY = 4
 MAX_HAMMING = 2
 # A post is compared with at most this many kept ones per image chunk, which keeps a group of n linear in n.
 CANDIDATES = 16
+NO_IMAGE = (-1, 0)
 
 
 @dataclass(frozen=True)
@@ -240,11 +241,11 @@ def _duplicate_sets(group: list[_Post], similar: _SimilarTexts) -> Iterator[list
     equal: dict[tuple[int, tuple[int, ...]], list[_Post]] = defaultdict(list)
     for post in sorted(group, key=_Post.preference):
         equal[post.text, post.images].append(post)
-    leaders: dict[tuple[int, int] | None, list[int]] = defaultdict(list)
+    leaders: dict[tuple[int, int], list[int]] = defaultdict(list)
     sets: list[list[_Post]] = []
     for posts in equal.values():
         best = posts[0]
-        keys = [chunk for image in best.images for chunk in _chunks(image)] or [None]
+        keys = [chunk for image in best.images for chunk in _chunks(image)] or [NO_IMAGE]
         candidates = dict.fromkeys(place for key in keys for place in leaders.get(key, ()))
         for place in candidates:
             if _images_agree(best.images, sets[place][0].images) and similar.are_near(best, sets[place][0]):

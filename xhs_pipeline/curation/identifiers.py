@@ -126,21 +126,28 @@ def _numbers(shadow: Shadow) -> Iterator[Found]:
 
 
 def _accounts(shadow: Shadow) -> Iterator[Found]:
-    for name, patterns in (("QQ号", p.QQ), ("微信号", p.WECHAT)):
-        for pattern, homophone in patterns:
-            for match in pattern.finditer(shadow.digits if name == "QQ号" else shadow.plain):
-                start, end = match.span("id")
-                if name == "微信号" and not p.looks_like_account(match):
-                    continue
-                first, last = shadow.source(start, end)
-                disguised = not p.PLAIN_ACCOUNT.fullmatch(shadow.original[first:last])
-                yield start, end, _typed(name, homophone or disguised, HOMOPHONE if homophone else VARIANT)
+    for pattern, homophone in p.QQ:
+        for match in pattern.finditer(shadow.digits):
+            yield _account(shadow, match, match.lastgroup or "id", "QQ号", homophone)
+    for pattern, homophone in p.WECHAT:
+        for match in pattern.finditer(shadow.plain):
+            if p.looks_like_account(match):
+                yield _account(shadow, match, "id", "微信号", homophone)
     for match in p.WECHAT_NUMBER.finditer(shadow.digits):
         homophone = match.group("cue") not in p.PLAIN_WECHAT_CUES
         disguised = _changed(shadow, *match.span("id"))
         yield *match.span("id"), _typed("微信号", homophone or disguised, HOMOPHONE if homophone else VARIANT)
-    for match in p.OTHER_ACCOUNT.finditer(shadow.plain):
-        yield *match.span("id"), _typed("用户名", _changed(shadow, *match.span("id")))
+    for pattern in (p.OTHER_ACCOUNT, p.CONTACT_HANDLE):
+        for match in pattern.finditer(shadow.plain):
+            if pattern is p.OTHER_ACCOUNT or p.looks_like_account(match):
+                yield *match.span("id"), _typed("用户名", _changed(shadow, *match.span("id")))
+
+
+def _account(shadow: Shadow, match: re.Match[str], group: str, name: str, homophone: bool) -> Found:
+    start, end = match.span(group)
+    first, last = shadow.source(start, end)
+    disguised = not p.PLAIN_ACCOUNT.fullmatch(shadow.original[first:last])
+    return start, end, _typed(name, homophone or disguised, HOMOPHONE if homophone else VARIANT)
 
 
 def _phones(shadow: Shadow) -> Iterator[Found]:

@@ -22,7 +22,7 @@ DOMAIN = re.compile(
     rf"(?<![a-z0-9.@-])(?:[a-z0-9-]{{1,63}}\.){{1,8}}{_TLD}(?![a-z0-9-])(?::[0-9]{{2,5}})?(?:[/?#][!-;=?-~]*)?"
 )
 DOMAIN_DISGUISED = re.compile(
-    rf"(?<![a-z0-9.-])[a-z0-9-]{{2,63}}\s?(?:点|丶|。|\[\.\]|\(\.\)|[(\[]?dot[)\]]?)\s?(?:com|cn|net|org|vip|top|xyz|cc|club)(?![a-z0-9])"
+    r"(?<![a-z0-9.-])[a-z0-9-]{2,63}\s?(?:点|丶|。|\[\.\]|\(\.\)|[(\[]?dot[)\]]?)\s?(?:com|cn|net|org|vip|top|xyz|cc|club)(?![a-z0-9])"
 )
 EMAIL = re.compile(r"[a-z0-9][a-z0-9._%+-]{0,63}@(?:[a-z0-9-]{1,63}\.){1,5}[a-z]{2,10}(?![a-z0-9])")
 EMAIL_DISGUISED = re.compile(
@@ -36,7 +36,29 @@ IPV6 = re.compile(r"(?<![0-9a-z:])[0-9a-f]{0,4}:[0-9a-f:]{3,40}(?![0-9a-z])")
 # --- accounts ------------------------------------------------------------------------------------------------------------
 PLAIN_ACCOUNT = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN_WECHAT_CUES = frozenset(
-    "微信 微信号 weixin wechat wx vx 加v 加vx 加wx 加微 加微信 v信 v 微 微号 +v +微 加微信号 +vx +wx +微信".split()
+    [
+        "微信",
+        "微信号",
+        "weixin",
+        "wechat",
+        "wx",
+        "vx",
+        "加v",
+        "加vx",
+        "加wx",
+        "加微",
+        "加微信",
+        "v信",
+        "v",
+        "微",
+        "微号",
+        "+v",
+        "+微",
+        "加微信号",
+        "+vx",
+        "+wx",
+        "+微信",
+    ]
 )
 _MOBILE_NUMBER = "1[3-9][0-9]{9}(?![0-9])"
 _PLAIN_CUE = r"\+?加?微信|\+?加?(?<![a-z0-9])(?:weixin|wechat|wx|vx)|[加+]v|[加+]微|(?<![a-z0-9])v信|微号|(?<![a-z0-9])v(?=\s?[:+])"
@@ -46,7 +68,7 @@ _HOMOPHONE_CUE = (
 )
 # An account: 5 to 20 letters, digits, - and _. With a weak cue (微, ❤) it must hold a digit as well.
 _ID = r"(?P<id>[a-z0-9][a-z0-9_-]{4,19})(?![a-z0-9_-])"
-_MIXED_ID = r"(?P<id>(?=[a-z0-9_-]{0,18}[0-9])[a-z0-9][a-z0-9_-]{5,19})(?![a-z0-9_-])"
+_MIXED_ID = r"(?P<id>(?=[a-z0-9_-]{0,18}[0-9])(?=[0-9_-]{0,18}[a-z])[a-z0-9][a-z0-9_-]{5,19})(?![a-z0-9_-])"
 WECHAT = (
     (re.compile(rf"(?P<cue>{_HOMOPHONE_CUE})(?P<gap>{_GAP}){_ID}"), True),
     (re.compile(rf"(?P<cue>{_PLAIN_CUE})(?P<gap>{_GAP}){_ID}"), False),
@@ -60,9 +82,11 @@ WECHAT_NUMBER = re.compile(
     rf"(?P<id>[0-9]{{6,12}}|[0-9](?:[^\w<\n]{{1,2}}[0-9]){{5,11}}){_NOT_AMOUNT}"
 )
 _QQ_ID = rf"(?P<id>[0-9]{{5,12}}|[0-9](?:[^\w<\n]{{1,2}}[0-9]){{4,11}}){_NOT_AMOUNT}"
+_QQ_HOMOPHONE = "(?:扣扣|企鹅|球球|抠抠|叩叩|寇寇|蔻蔻|秋秋|口口|🐧|q{3,4})(?:群|号)?"
+_QQ_PLAIN = r"(?:(?<![a-z0-9])v?qq|[加+]q|(?<![a-z0-9])q(?=\s?[:号群]))(?:群|号)?"
 QQ = (
-    (re.compile(rf"(?:扣扣|企鹅|球球|抠抠|叩叩|寇寇|蔻蔻|秋秋|口口|🐧|q{{3,4}})(?:群|号)?{_GAP}{_QQ_ID}"), True),
-    (re.compile(rf"(?:(?<![a-z0-9])qq|[加+]q|(?<![a-z0-9])q(?=\s?[:号群]))(?:群|号)?{_GAP}{_QQ_ID}"), False),
+    (re.compile(rf"{_QQ_HOMOPHONE}{_GAP}(?:{_QQ_ID}|{_MIXED_ID.replace('<id>', '<handle>')})"), True),
+    (re.compile(rf"{_QQ_PLAIN}{_GAP}(?:{_QQ_ID}|{_MIXED_ID.replace('<id>', '<handle>')})"), False),
     (re.compile(rf"(?:裙|君羊|(?<![a-z])qun)[号加]?{_GAP}{_QQ_ID}"), True),
     (re.compile(rf"群(?:号码?)?\s?:?\s?(?P<id>[0-9]{{6,11}}){_NOT_AMOUNT}"), False),
 )
@@ -71,16 +95,18 @@ OTHER_ACCOUNT = re.compile(
     r"(?:账号|帐号|号码|号|id)?\s?(?:是|为|[:@])\s?|旺)"
     r"(?P<id>(?=[a-z0-9_.-]{0,18}[0-9])[a-z0-9][a-z0-9_.-]{4,19})(?![a-z0-9_-])"
 )
+# A handle right after a call to get in touch; which platform it belongs to is not said.
+CONTACT_HANDLE = re.compile(rf"(?:联系(?:方式|我)?|电话|找我|戳我|私我|滴滴我?|备注)[^\w<]{{0,3}}{_MIXED_ID}")
 _COMMON_WORDS = re.compile(
     r"wechat|weixin|official|android|windows|moments|business|channels?|macos|version|voucher|please|hello|group|world"
     r"|(?:iphone|ipad|huawei|mate|oppo|vivo|xiaomi|redmi|note|galaxy|switch|size|style|type|spf)[0-9a-z]*"
 )
-MENTION = re.compile(rf"(?<![a-z0-9])@(?![0-9_.:-]*(?![\w.-]))(?=[\w])[\w·.-]{{1,24}}")
+MENTION = re.compile(r"(?<![a-z0-9])@(?![0-9_.:-]*(?![\w.-]))(?=[\w])[\w·.-]{1,24}")
 
 
 def looks_like_account(match: re.Match[str]) -> bool:
     """Whether the `id` that follows a WeChat cue is an account rather than a word, an amount or a range."""
-    account, gap = match.group("id"), match.group("gap")
+    account, gap = match.group("id"), match.groupdict().get("gap", "")
     if _COMMON_WORDS.fullmatch(account):
         return False
     has_letter, has_digit = any("a" <= char <= "z" for char in account), any("0" <= char <= "9" for char in account)
@@ -173,7 +199,7 @@ PLATE = re.compile(
     "(?P<tail>[a-hj-np-z0-9]{4}[a-hj-np-z0-9挂学警港澳]|[a-k][a-hj-np-z0-9][0-9]{4}|[0-9]{5}[a-k])(?![0-9a-z])(?![元块万千])"
 )
 _CHINESE_NUMBER = "0-9一二三四五六七八九十百"
-_UNIT = rf"(?:[0-9a-z一二三四五六七八九十]{{1,5}}\s?(?:号楼|单元|栋|幢|座|层|楼|室|号|房|户)|[-#][0-9]{{1,5}})"
+_UNIT = r"(?:[0-9a-z一二三四五六七八九十]{1,5}\s?(?:号楼|单元|栋|幢|座|层|楼|室|号|房|户)|[-#][0-9]{1,5})"
 _BUILDING = rf"(?:院|(?:[{_CJK}]{{2,8}}?(?:大厦|广场|小区|花园|公寓|家园|中心|苑|城)))"
 # The end of an address; where it begins is looked for backwards from here by address_start.
 ADDRESS = re.compile(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 CHINESE_DIGITS = str.maketrans("〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖", "00111222233445566778899")
 _LETTER_DIGITS = str.maketrans("oil", "011")
-_LETTERS_AMONG_DIGITS = re.compile(r"(?<=[0-9])[oil]{1,4}(?=[0-9])")
+_LETTERS_AMONG_DIGITS = re.compile(r"(?<=[0-9])(?:[oil]{1,4}(?=[0-9])|o{1,4}(?![0-9a-z]))")
 
 
 class _Fold(dict[str, str]):

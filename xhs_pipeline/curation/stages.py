@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Built, CheckOutcome
 from xhs_pipeline.curation.clean import CleanSettings, clean_stream
-from xhs_pipeline.curation.duplicates import CONFLICTS, find_duplicates
+from xhs_pipeline.curation.duplicates import LABEL_CONFLICTS, find_duplicates
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, REMOVED, UNIQUE_POSTS, TableWriter
 from xhs_pipeline.posts.stages import rows_accounted
 
@@ -82,10 +82,10 @@ def write_unique(weeks: Sequence[Path], work: Path) -> Built:
     light = pa.concat_tables([pq.read_table(file, columns=LIGHT) for file in weeks])
     found = find_duplicates(light)
     with TableWriter(work / "posts.parquet", UNIQUE_POSTS) as posts:
-        for batch in _kept(weeks, pa.array(found.kept, pa.bool_()), pa.array(found.group_ids, pa.string())):
+        for batch in _kept(weeks, pa.array(found.kept, pa.bool_()), found.group_ids):
             posts.write(batch)
     pq.write_table(found.removed.cast(REMOVED), work / "removed.parquet", compression="zstd")
-    pq.write_table(found.label_conflicts.cast(CONFLICTS), work / "label_conflicts.parquet", compression="zstd")
+    pq.write_table(found.label_conflicts.cast(LABEL_CONFLICTS), work / "label_conflicts.parquet", compression="zstd")
     kept, removed = (pq.read_metadata(work / f"{name}.parquet").num_rows for name in ("posts", "removed"))
     counts = {
         "rows_in": light.num_rows, "posts": kept, "removed": removed, "weeks": len(weeks),

@@ -72,7 +72,8 @@ def read_champion(folder: Path) -> Champion | None:
         return Champion(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path}: not a champion pointer ({type(error).__name__}); restore it from the last 'champion' in {folder / HISTORY}"
+            f"{path}: not a champion pointer ({type(error).__name__}); "
+            f"restore it from the last 'champion' in {folder / HISTORY}"
         ) from error
 
 
@@ -170,7 +171,7 @@ def _hold(
 
 
 def _move(folder: Path, champion: Champion, row: dict[str, Any]) -> None:
-    """Write the new pointer beside the old one, then the history line, then swap: what can fail comes before the swap."""
+    """Write the new pointer beside the old one, then the history line, then swap: what can fail comes first."""
     temporary = folder / f".{POINTER}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
         with open(temporary, "x", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""May this model be released? A pure decision over a report's numbers and the policy's limits; nothing is read or moved.
+"""May this model be released? A pure decision over a report's numbers and the policy's limits.
 
 A missing number is never a pass: it makes its gate insufficient, and an insufficient gate holds the release too.
 """
@@ -14,7 +14,7 @@ PASS, FAIL, INSUFFICIENT = "pass", "fail", "insufficient"
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition: what was observed, what the limit is, on how many posts, and the outcome in a sentence (Chinese)."""
+    """One condition: what was observed, the limit, on how many posts, and the outcome in a Chinese sentence."""
 
     name: str
     status: str

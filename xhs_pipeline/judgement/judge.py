@@ -11,8 +11,7 @@ from xhs_pipeline.policy import Policy
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest, render_prompt, to_messages
 from xhs_pipeline.training.batches import Example, Unfit, fit
-
-MODEL_CARD = "moderation.json"  # beside the weights: profile, policy version and the hash of the prompt's wording
+from xhs_pipeline.training.stages import MODEL_CARD
 
 
 @dataclass(frozen=True)

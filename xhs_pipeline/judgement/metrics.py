@@ -149,7 +149,7 @@ def usable(predictions: pd.DataFrame, policy: Policy) -> np.ndarray:
 
 
 def check_predictions(predictions: pd.DataFrame, policy: Policy) -> None:
-    """Raise ValueError, listing every fault at once: missing columns, repeated posts, true labels unknown to the policy."""
+    """Raise ValueError that lists all faults: missing columns, repeated posts, true labels unknown to the policy."""
     wanted = [*POST_COLUMNS, VERDICT, CATEGORY, VALID, *verdict_columns(policy), *category_columns(policy)]
     faults = []
     missing = [name for name in wanted if name not in predictions.columns]
@@ -223,7 +223,7 @@ def evaluate(predictions: pd.DataFrame, policy: Policy) -> dict[str, Any]:
 
 
 def harmless_costs(policy: Policy) -> dict[str, float]:
-    """Cost of each verdict on a post that should pass, by the policy's order: pass, edits, removal, human review last."""
+    """Cost of each verdict on a post that should pass; the policy's order is pass, edits, removal, human review."""
     first, *middle, last = policy.verdict_ids
     edits = {v: float(policy.costs["over_edit"]) for v in middle[:-1]}
     return {first: 0.0, **edits, middle[-1]: float(policy.costs["over_block"]), last: float(policy.costs["escalate"])}
@@ -234,7 +234,7 @@ def costs(predictions: pd.DataFrame, policy: Policy) -> np.ndarray:
 
     Human review costs `escalate` whatever the truth, and so does an unusable answer, since a person has to look then
     too. On a harmless post edits cost `over_edit` and removal `over_block`; a violation that passes costs
-    `missed[severity]`. Edits instead of removal, or the reverse, on a true violation cost nothing: no limit is set for it.
+    `missed[severity]`. Edits instead of removal, or the reverse, on a true violation cost nothing: no price is set.
     """
     harmless = harmless_costs(policy)
     missed = {int(k): float(v) for k, v in policy.costs["missed"].items()}
@@ -338,7 +338,7 @@ def _per_class(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]) -> d
 
 
 def _confusion(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Counts: row = true class, column = answered class, both in policy order; `invalid` counts unusable answers a row."""
+    """Counts in policy order: row = true class, column = answered class; `invalid` = unusable answers of each row."""
     from sklearn.metrics import confusion_matrix
 
     labels = [*names, INVALID]

@@ -121,7 +121,7 @@ def comparison_bars(values: Mapping[str, Mapping[str, float | None]], title: str
 
 
 def as_data_uri(picture: str | bytes) -> str:
-    """A picture as a data URI for `<img src>` or markdown: SVG text, or PNG or JPEG bytes (told by their first bytes)."""
+    """A picture as a data URI for `<img src>` or markdown: SVG text, or PNG or JPEG bytes."""
     if isinstance(picture, str):
         kind, data = "svg+xml", picture.encode()
     else:

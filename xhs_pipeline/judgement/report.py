@@ -209,7 +209,7 @@ def shown(number: Mapping[str, Any] | None, unit: str = "share") -> str:
 
 
 def _below(model: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names of the compared figures on which the model is lower than the other; missing on either side counts as lower."""
+    """Names of the compared figures that the other has and the model misses or is lower on."""
     out = []
     for name in COMPARED:
         mine, theirs = model["headline"][name]["value"], other["headline"][name]["value"]
@@ -307,6 +307,8 @@ def _pictures(report: Mapping[str, Any], policy: Policy) -> list[tuple[str, str,
         stored = report["figures"]["model"]["confusion"][kind]
         matrix, labels = stored["matrix"], stored["labels"]
         used = [i for i in range(len(labels)) if sum(matrix[i]) + stored["invalid"][i] + sum(row[i] for row in matrix)]
+        if not used:
+            continue  # an empty test split
         names = [policy.label(labels[i]) if kind == "verdict" else labels[i] for i in used]
         picture = plots.confusion_matrix([[matrix[i][j] for j in used] for i in used], names)
         absent = [n for i, n in enumerate(labels) if i not in used]

@@ -80,7 +80,7 @@ def _jsonl(path: Path, columns: dict[str, str], required: Sequence[str]) -> Iter
                 continue
             if not raw.strip():
                 continue
-            row = _parse_json(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
+            row = _parse_json(raw.strip().removeprefix(b"\xef\xbb\xbf" if line == 1 else b""))
             if isinstance(row, dict):
                 objects += 1
                 if len(seen) < 1000:

@@ -14,7 +14,10 @@ from xhs_pipeline.posts.source_yaml import Source
 def write_raw(source: Source, week: str, policy: Policy, hmac_key: bytes, work: Path) -> Built:
     """Write posts.parquet and quarantine.parquet of one week, and check that every row read is in one of them."""
     rows_in = 0
-    with TableWriter(work / "posts.parquet", RAW_POSTS) as posts, TableWriter(work / "quarantine.parquet", QUARANTINE) as bad:
+    with (
+        TableWriter(work / "posts.parquet", RAW_POSTS) as posts,
+        TableWriter(work / "quarantine.parquet", QUARANTINE) as bad,
+    ):
         for batch, quarantined in read_week(source, week, policy, hmac_key):
             rows_in += batch.num_rows + quarantined.num_rows
             posts.write(batch)

@@ -173,8 +173,11 @@ def _drop_last_placeholder(content: str) -> str:
 
 
 def quiet_libraries() -> None:
-    """No progress bars and no advice in step logs; real warnings and errors stay."""
+    """No progress bars, advice or notices of coming changes in step logs; errors stay."""
+    import warnings
+
     import transformers
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -56,6 +56,7 @@ def merge(
 
     from xhs_pipeline.judgement.scoring import judge_examples
     from xhs_pipeline.vlm.base import load_model
+    from xhs_pipeline.vlm.processor import save_processor
 
     def verdicts(model: Any) -> tuple[list[str], torch.Tensor]:
         judged = list(judge_examples(model, processor, policy, probe, profile.score_batch_size))
@@ -70,7 +71,7 @@ def merge(
     log(f"merged_model: merging {proof['lora_modules']} modules")
     merged = model.merge_and_unload(safe_merge=True)
     merged.save_pretrained(out, max_shard_size=profile.shard_size)
-    processor.save_pretrained(out)
+    save_processor(processor, out)
     del merged, model
     merged_verdicts, merged_probs = verdicts(load_model(out, profile, on="cpu"))
 

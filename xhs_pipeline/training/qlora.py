@@ -140,7 +140,7 @@ def train(
     naming the records.
     """
     import torch
-    from transformers import TrainingArguments, set_seed
+    from transformers import PrinterCallback, TrainingArguments, set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
     from xhs_pipeline.vlm.base import load_model
@@ -189,13 +189,16 @@ def train(
         model=model, args=arguments, train_dataset=run, eval_dataset=run, data_collator=collate,
         callbacks=[_progress(log)],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # our own progress lines say it better
     trainer.validate = validate
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None)
+    checkpoints = work / "checkpoints"
+    newest = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=newest)
     model.save_pretrained(work / "adapter")
     return {
         "history": trainer.state.log_history,
         "steps": trainer.state.global_step,
-        "best_step": int(str(trainer.state.best_model_checkpoint).rsplit("-", 1)[-1]) if trainer.state.best_model_checkpoint else None,
+        "best_step": trainer.state.best_global_step,
         "adapted_modules": sorted(n for n, m in model.named_modules() if hasattr(m, "lora_A")),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "trained_records": len(examples),

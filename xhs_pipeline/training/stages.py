@@ -19,6 +19,7 @@ from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.training.batches import Example, Unfit, fit, quiet_libraries
 
 PROBE_POSTS = 64
+MODEL_CARD = "moderation.json"  # beside the merged weights: profile, policy version and the hash of the prompt's wording
 
 
 def checkpoint_folder(base: Path) -> Path:
@@ -144,7 +145,7 @@ def merge_adapter(base: str, adapter: str, splits: str, profile: dict[str, Any],
     counts = merge(checkpoint, Path(adapter), probe, processor, policy, settings, Path(out), log)
     # what a user of the folder needs to put the same question in the same words
     write_json(
-        Path(out) / "moderation.json",
+        Path(out) / MODEL_CARD,
         {
             "policy_version": policy.version,
             "prompt": prompt_digest(policy, settings.prompt, processor.chat_template),

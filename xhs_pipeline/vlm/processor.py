@@ -41,7 +41,6 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     image_processor.size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    image_processor.min_pixels, image_processor.max_pixels = min_pixels, max_pixels
     template = _chat_template(folder) or tokenizer.chat_template
     if template is None:
         raise ValueError(f"{folder}: no chat template (chat_template.jinja or chat_template.json); copy the checkpoint's own")
@@ -50,6 +49,16 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
     if unknown:
         raise ValueError(f"{folder}: the tokenizer lacks {', '.join(unknown)}; it does not belong to a Qwen2-VL checkpoint")
     return _processor_class()(image_processor, tokenizer, chat_template=template)
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write tokenizer, chat template and image preprocessing in the published layout (preprocessor_config.json beside them).
+
+    The processor's own save writes one processor_config.json instead, which other tools and older versions do not read.
+    """
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
 
 
 def _chat_template(folder: Path) -> str | None:

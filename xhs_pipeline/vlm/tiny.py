@@ -109,12 +109,12 @@ def _pretrain(model: Any, tokenizer: Any, texts: Sequence[str], profile: Profile
     """Plain next-token training on the texts (AdamW, lr 3e-3, linear decay, batch 16, 96 tokens): words before verdicts."""
     import torch
 
-    steps = profile.tiny_pretrain_steps
     ids = [tokenizer(text, truncation=True, max_length=96)["input_ids"] for text in texts]
     ids = sorted((row for row in ids if len(row) > 1), key=len)
-    if not steps or not ids:
-        return []
     batches = [ids[i : i + 16] for i in range(0, len(ids), 16)]  # rows of like length share a batch
+    steps = profile.tiny_pretrain_epochs * len(batches)
+    if not steps:
+        return []
     rng = random.Random(profile.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.05, anneal_strategy="linear")

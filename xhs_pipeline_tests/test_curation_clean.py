@@ -1,0 +1,133 @@
+"""Cleaning batches: every row and every image is accounted for."""
+
+import io
+from collections.abc import Generator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from xhs_pipeline.curation.clean import CleanSettings, clean_batch, clean_stream, safe_name, shown_path
+from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, RAW_POSTS
+
+
+def jpeg(colour: str = "red", side: int = 64) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(out, "JPEG")
+    return out.getvalue()
+
+
+def raw(
+    post_id: str, title: str | None = "标题", body: str | None = "正文", images: Any = (), **other: Any
+) -> dict[str, Any]:
+    """A raw post; each image is bytes, or a string saying why it could not be read."""
+    return {
+        "post_id": post_id,
+        "title": title,
+        "body": body,
+        "images": [{"bytes": None if isinstance(i, str) else i, "path": f"dir/{n}.jpg"} for n, i in enumerate(images)],
+        "image_errors": [i if isinstance(i, str) else None for i in images],
+        "created_at": datetime(2026, 2, 17, tzinfo=UTC),
+        "week": "2026-02-16",
+        "verdict": "pass",
+        "category": "正常",
+        "severity": 0,
+        "rationale": None,
+        "label_source": "source",
+        "author_hash": "0" * 32,
+        "schema_version": 1,
+    } | other
+
+
+def batch(*rows: dict[str, Any]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), schema=RAW_POSTS)
+
+
+def test_text_is_normalised_and_de_identified_in_title_body_and_rationale() -> None:
+    post = raw("p1", "加V：abc12345\u200b", "电话13812345678\r\n好", rationale="留了扣扣9014093")
+    cleaned = clean_batch(batch(post), CleanSettings()).posts.to_pylist()[0]
+    assert (cleaned["title"], cleaned["body"]) == ("加V：<微信号>", "电话<手机号>\n好")
+    assert cleaned["rationale"] == "留了扣扣<QQ号:谐音>"
+    assert cleaned["identifiers"] == ["QQ号:谐音", "微信号", "手机号"]
+    assert cleaned["match_text"] == "加v微信号电话手机号好"
+    for name in ("post_id", "week", "verdict", "category", "severity", "label_source", "author_hash", "created_at"):
+        assert cleaned[name] == post[name]
+
+
+def test_a_post_loses_its_bad_images_with_reasons_and_keeps_the_good_ones() -> None:
+    cleaned = clean_batch(
+        batch(raw("a/b", images=[b"", jpeg(), "path_outside_folder", jpeg(side=20), b"junk"])), CleanSettings()
+    )
+    post = cleaned.posts.to_pylist()[0]
+    assert [row["reason"] for row in cleaned.dropped_images.to_pylist()] == [
+        "file_empty", "path_outside_folder", "too_small", "unsupported_format",
+    ]  # fmt: skip
+    assert [image["path"] for image in post["images"]] == [f"{safe_name('a/b')}_0.jpg"]
+    assert len(post["image_hashes"]) == 1 and Image.open(io.BytesIO(post["images"][0]["bytes"])).format == "JPEG"
+
+
+def test_only_a_post_with_nothing_left_to_judge_is_quarantined() -> None:
+    cleaned = clean_batch(
+        batch(
+            raw("text", images=["missing"]),
+            raw("image", None, "\u200b ", images=[jpeg()]),
+            raw("empty", "", None),
+            raw("lost", None, None, images=["missing", b""]),
+        ),
+        CleanSettings(),
+    )
+    assert cleaned.posts["post_id"].to_pylist() == ["text", "image"]
+    details = {row["post_id"]: row for row in cleaned.quarantine.to_pylist()}
+    assert set(details) == {"empty", "lost"}
+    assert {(row["stage"], row["reason"]) for row in details.values()} == {("clean_posts", "nothing_to_judge")}
+    assert details["empty"]["detail"] == "no text and no image"
+    assert "2 image(s)" in details["lost"]["detail"] and "missing, file_empty" in details["lost"]["detail"]
+
+
+def test_tables_of_an_empty_batch_have_their_schemas() -> None:
+    cleaned = clean_batch(batch(), CleanSettings())
+    assert (cleaned.posts.schema, cleaned.quarantine.schema, cleaned.dropped_images.schema) == (
+        CLEAN_POSTS, QUARANTINE, DROPPED_IMAGES,
+    )  # fmt: skip
+
+
+def test_paths_in_tables_show_a_file_name_only() -> None:
+    assert shown_path("/home/somebody/../x/cat.jpg", 0) == "cat.jpg"
+    assert shown_path("C:\\Users\\li\\13812345678.jpg", 0) == "<手机号>.jpg"
+    assert len(shown_path("a" * 500 + "\u202e.jpg", 0)) <= 64
+    assert shown_path(None, 1) == shown_path("dir/", 1) == "image 2"
+
+
+def test_file_names_are_safe_and_stay_distinct() -> None:
+    assert safe_name("post-1_a") == "post-1_a"
+    names = [safe_name(post_id) for post_id in ("../etc", ".._etc", "a/b", "a_b", "帖子", "贴子", "x" * 300, "x" * 301)]
+    assert len(set(names)) == len(names)
+    assert all("/" not in name and "." not in name and len(name) < 80 for name in names)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stream_keeps_order_and_loses_no_row(processes: int) -> None:
+    rows = [raw(f"p{n:03}", body="" if n % 10 == 0 else f"正文{n}", title="", images=["missing"]) for n in range(60)]
+    table = pa.Table.from_pylist(rows, schema=RAW_POSTS)
+    results = list(clean_stream(table.to_batches(max_chunksize=7), CleanSettings(), processes))
+    kept = [post_id for result in results for post_id in result.posts["post_id"].to_pylist()]
+    gone = [post_id for result in results for post_id in result.quarantine["post_id"].to_pylist()]
+    assert kept == sorted(kept) and len(kept) == 54 and len(gone) == 6 and len(set(kept + gone)) == 60
+    assert sum(result.dropped_images.num_rows for result in results) == 60
+
+
+def test_a_pool_reads_ahead_by_a_few_batches_only() -> None:
+    taken = []
+
+    def source():  # type: ignore[no-untyped-def]
+        for n in range(50):
+            taken.append(n)
+            yield batch(raw(f"p{n}"))
+
+    stream = clean_stream(source(), CleanSettings(), processes=2)
+    next(stream)
+    assert len(taken) <= 5
+    assert isinstance(stream, Generator)
+    stream.close()

@@ -1,0 +1,212 @@
+"""Every kind of image file becomes a clean JPEG or a reason."""
+
+import io
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from xhs_pipeline.curation.images import ImageLimits, ImageRejected, clean_image, hamming
+from xhs_pipeline.curation.jpeg import strip_metadata
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "photos"
+
+
+def picture(width: int = 320, height: int = 240, mode: str = "RGB") -> Image.Image:
+    """A gradient with a few shapes: compresses like a photo and hashes distinctly."""
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    ImageDraw.Draw(image).ellipse((width // 8, height // 8, width // 2, height // 2), fill=(200, 30, 60))
+    return image.convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def reason(data: bytes | None, limits: ImageLimits | None = None) -> str:
+    with pytest.raises(ImageRejected) as rejected:
+        clean_image(data, limits)
+    assert rejected.value.detail
+    return rejected.value.reason
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+def test_every_format_becomes_a_jpeg_of_the_same_picture(kind: str) -> None:
+    clean = clean_image(encoded(picture(), kind))
+    image = opened(clean.data)
+    assert (
+        (image.format, image.mode, image.size)
+        == ("JPEG", "RGB", (clean.width, clean.height))
+        == ("JPEG", "RGB", (320, 240))
+    )
+    assert hamming(clean.phash, clean_image(encoded(picture())).phash) <= 4
+    assert abs(np.asarray(image, float) - np.asarray(picture(), float)).mean() < 20
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_of_an_animation_the_first_frame_is_used(kind: str) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ((250, 0, 0), (0, 0, 250))]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+    red, _, blue = opened(clean_image(data).data).getpixel((32, 32))  # type: ignore[misc]
+    assert red > 200 and blue < 60
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_is_applied_and_then_gone(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "camera of somebody"
+    clean = clean_image(encoded(picture(300, 200), exif=exif))
+    image = opened(clean.data)
+    assert not image.getexif() and b"camera" not in clean.data
+    assert (clean.width, clean.height) == ((200, 300) if orientation >= 5 else (300, 200))
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(opened(encoded(picture(300, 200), exif=exif)))
+    assert abs(np.asarray(image, float) - np.asarray(upright, float)).mean() < 6
+
+
+def test_a_jpeg_that_conforms_keeps_its_compressed_bytes() -> None:
+    for options in ({}, {"progressive": True}, {"quality": 30}):
+        plain = encoded(picture(), **options)
+        assert clean_image(plain).data == plain
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    tagged = encoded(picture(), exif=exif, comment=b"secret", icc_profile=b"x" * 500)
+    assert clean_image(tagged + b"hidden archive").data == clean_image(encoded(picture())).data
+    assert opened(clean_image(encoded(picture(mode="L"))).data).mode == "L"
+
+
+def test_an_adobe_jpeg_that_stores_rgb_keeps_its_colours() -> None:
+    data = encoded(picture(), keep_rgb=True)
+    assert strip_metadata(data) is None or b"JFIF" in data or b"Adobe" not in data
+    after, before = opened(clean_image(data).data), opened(data)
+    assert abs(np.asarray(after, float) - np.asarray(before, float)).mean() < 6
+
+
+def test_transparency_is_flattened_on_white() -> None:
+    for image, kind in [
+        (Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG"),
+        (Image.new("LA", (64, 64), (0, 0)), "PNG"),
+        (Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "WEBP"),
+    ]:
+        assert opened(clean_image(encoded(image, kind)).data).getpixel((30, 30)) == (255, 255, 255)
+    palette = Image.new("P", (64, 64), 0)
+    assert opened(clean_image(encoded(palette, "PNG", transparency=0)).data).getpixel((30, 30)) == (255, 255, 255)
+
+
+def test_cmyk_palette_and_16_bit_become_rgb() -> None:
+    for data in (encoded(picture(mode="CMYK")), encoded(picture(mode="P"), "PNG"), encoded(picture(mode="1"), "PNG")):
+        assert opened(clean_image(data).data).mode == "RGB"
+    deep = Image.fromarray(np.full((64, 64), 0x8000, np.uint16))
+    grey = opened(clean_image(encoded(deep, "PNG")).data).getpixel((5, 5))
+    assert grey == (128, 128, 128), "scaled, not clipped to white"
+
+
+def test_a_large_image_comes_down_to_1024_and_a_small_one_stays() -> None:
+    assert (lambda c: (c.width, c.height))(clean_image(encoded(picture(3000, 1500)))) == (1024, 512)
+    assert (lambda c: (c.width, c.height))(clean_image(encoded(picture(40, 30), "PNG"))) == (40, 30)
+
+
+def test_a_long_strip_is_padded_rather_than_made_too_thin() -> None:
+    clean = clean_image(encoded(picture(5600, 28), "PNG"))
+    assert (clean.width, clean.height) == (1024, 28)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds one row of nothing."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def test_each_kind_of_bad_file_has_its_reason() -> None:
+    good = encoded(picture())
+    assert reason(None) == reason(b"") == "file_empty"
+    assert reason(good, ImageLimits(max_bytes=1000)) == "file_too_large"
+    assert reason(png_header(60_000, 60_000)) == reason(png_header(8_000, 7_000)) == "too_many_pixels"
+    assert reason(encoded(picture(27, 100), "PNG")) == "too_small"
+    assert reason(encoded(Image.new("RGB", (5629, 28)), "PNG")) == "extreme_aspect_ratio"
+    assert reason(good[: len(good) // 2]) == reason(good[:20]) == reason(png_header(64, 64)) == "broken"
+    assert reason(encoded(picture(), "BMP")) == reason(encoded(picture(), "TIFF")) == "unsupported_format"
+    assert reason(b"<html><img src=x>") == reason(b"\0" * 100) == "unsupported_format"
+    assert reason(good.replace(b"\xff\xda", b"\xff\xda" * 600, 1)) == "too_many_scans"
+
+
+def test_a_webp_that_claims_a_huge_canvas_is_refused_before_decoding() -> None:
+    data = bytearray(encoded(picture(mode="RGBA"), "WEBP", exif=b"Exif\0\0II*\0"))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = b"\xff\x3f\x00" * 2
+    assert reason(bytes(data)) == "too_many_pixels"
+
+
+def test_a_text_bomb_in_a_png_is_a_reason_not_a_crash() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "A" * 30_000_000, zip=True)
+    data = encoded(picture(), "PNG", pnginfo=info)
+    try:
+        assert b"comment" not in clean_image(data).data
+    except ImageRejected as rejected:
+        assert rejected.reason == "broken"
+
+
+def test_damaged_files_are_rejected_or_cleaned_but_never_crash() -> None:
+    generator = random.Random(3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sources = [encoded(picture(96, 64), kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP", "AVIF")]
+    sources += [encoded(picture(96, 64), "GIF"), encoded(picture(96, 64), progressive=True)]
+    outcomes = set()
+    for turn in range(1_500):
+        data = bytearray(sources[turn % len(sources)])
+        for _ in range(generator.randint(1, 6)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        if turn % 5 == 0:
+            del data[generator.randrange(len(data)) :]
+        if turn % 7 == 0:
+            other = sources[generator.randrange(len(sources))]
+            data += other[generator.randrange(len(other)) :]
+        try:
+            clean = clean_image(bytes(data))
+        except ImageRejected as rejected:
+            outcomes.add(rejected.reason)
+            continue
+        assert opened(clean.data).size == (clean.width, clean.height)
+    assert "broken" in outcomes
+
+
+def test_the_hash_survives_reencoding_and_tells_pictures_apart() -> None:
+    original = clean_image(encoded(picture(800, 600))).phash
+    smaller = clean_image(encoded(picture(800, 600).resize((500, 375)), quality=60)).phash
+    other = clean_image(encoded(picture(800, 600).transpose(Image.Transpose.ROTATE_180))).phash
+    assert hamming(original, smaller) <= 2 < 10 < hamming(original, other)
+    assert len(original) == 16 and clean_image(encoded(Image.new("RGB", (64, 64), "red"))).phash == "8" + "0" * 15
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"{PHOTOS} is not on this machine")
+def test_real_photos_come_out_clean() -> None:
+    files = sorted(file for file in PHOTOS.iterdir() if file.suffix in (".jpg", ".png"))
+    for file in files[::4] + [file for file in files if file.name.startswith("immich")]:
+        clean = clean_image(file.read_bytes())
+        image = opened(clean.data)
+        assert image.format == "JPEG" and max(image.size) <= 1024 and not image.getexif(), file.name
+        assert not {"exif", "icc_profile", "xmp", "comment", "photoshop"} & set(image.info), file.name
