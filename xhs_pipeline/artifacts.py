@@ -22,7 +22,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dagster", "pandas", "pyarrow", "pillow", "numpy", "scikit-learn", "torch", "transformers", "peft", "bitsandbytes")
+PACKAGES = (
+    "dagster",
+    "pandas",
+    "pyarrow",
+    "pillow",
+    "numpy",
+    "scikit-learn",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,10 @@ def _publish(work: Path, final: Path, manifest: dict[str, Any]) -> None:
         for p in sorted(work.rglob("*"))
         if p.is_file() and p.name != "manifest.json"
     }
-    write_json(work / "manifest.json", manifest | {"files": files, "content": digest({n: f["sha256"] for n, f in files.items()})})
+    write_json(
+        work / "manifest.json",
+        manifest | {"files": files, "content": digest({n: f["sha256"] for n, f in files.items()})},
+    )
     if final.exists():  # a version that its checks rejected, now written anew
         shutil.rmtree(final)
     os.replace(work, final)

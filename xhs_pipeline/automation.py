@@ -65,4 +65,3 @@ def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> 
         return dg.SkipReason(decision.reason)
     request = dg.RunRequest(run_key=decision.run_key, tags={"xhs/reason": decision.reason[:200]})
     return dg.SensorResult(run_requests=[request], cursor=str(decision.cursor))
-

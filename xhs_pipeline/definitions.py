@@ -25,7 +25,7 @@ defs = dg.Definitions(
     jobs=[weekly_job, appeal_retrain],
     schedules=[weekly_retrain],
     sensors=[appeal_sensor],
-    resources={"workspace": Workspace(), "profile": profile_resource()},
+    resources={"workspace": Workspace(data_dir="", source=""), "profile": profile_resource()},
     # Steps share one process: starting one costs 2.5 s here, and everything that loads a model or may be killed for memory
     # runs in a child process of its own anyway (xhs_pipeline.worker).
     executor=dg.in_process_executor,

@@ -94,7 +94,9 @@ class Policy:
     def severity(self, category: str) -> int:
         found = self.category(category)
         if found is None:
-            raise ValueError(f"category {category!r} is not in policy {self.version}; allowed: {', '.join(self.category_names)}")
+            raise ValueError(
+                f"category {category!r} is not in policy {self.version}; allowed: {', '.join(self.category_names)}"
+            )
         return found.severity
 
 
@@ -122,7 +124,11 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     _require([c.severity for c in categories].count(0) == 1, path, "exactly one category must have severity 0")
     for c in categories:
         unknown = [v for v in c.verdicts if v not in ids]
-        _require(bool(c.verdicts) and not unknown, path, f"category {c.name} lists unknown verdicts {unknown}; allowed: {ids}")
+        _require(
+            bool(c.verdicts) and not unknown,
+            path,
+            f"category {c.name} lists unknown verdicts {unknown}; allowed: {ids}",
+        )
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")

@@ -61,6 +61,9 @@ class Profile(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
+    rationale_weight: float = Field(
+        1.0, ge=0, description="weight in the loss of a rationale's tokens; 1 = as the decision's"
+    )
     augmentation: float = Field(0.0, ge=0, le=1, description="share of examples whose post text loses or turns tokens")
     evaluations: int = Field(3, ge=1, description="evenly spaced validations; the best one is kept")
     precision: Literal["bf16", "fp32"] = "bf16"

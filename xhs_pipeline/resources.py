@@ -1,9 +1,9 @@
 """The outside world, injected: where data lives, where posts and appeals come from, which profile trains.
 
-    XHS_DATA_DIR   folder of all artefacts (default: data, in the project's folder)
-    XHS_SOURCE     YAML file that describes the posts (default: the committed sample's)
-    XHS_PROFILE    settings of one machine size (default: tiny)
-    XHS_HMAC_KEY   key of the author hashes (default: a file made on first use)
+XHS_DATA_DIR   folder of all artefacts (default: data, in the project's folder)
+XHS_SOURCE     YAML file that describes the posts (default: the committed sample's)
+XHS_PROFILE    settings of one machine size (default: tiny)
+XHS_HMAC_KEY   key of the author hashes (default: a file made on first use)
 """
 
 import os
@@ -24,7 +24,9 @@ SAMPLE = ROOT / "data" / "sample" / "source.yaml"
 class Workspace(dg.ConfigurableResource):
     """Where artefacts and posts are. Empty settings fall back to the environment, then to the embedded defaults."""
 
-    data_dir: str = Field("", description="folder of all artefacts; empty = XHS_DATA_DIR, else the project's data folder")
+    data_dir: str = Field(
+        "", description="folder of all artefacts; empty = XHS_DATA_DIR, else the project's data folder"
+    )
     source: str = Field("", description="source YAML; empty = XHS_SOURCE, else the committed sample's")
 
     @property

@@ -60,7 +60,9 @@ def run(stage: str, arguments: dict[str, Any], log: Callable[[str], None] = prin
                     child.wait()
         if code < 0:
             name = signal.Signals(-code).name
-            hint = "; the machine was probably out of memory: use a smaller profile or batch" if name == "SIGKILL" else ""
+            hint = (
+                "; the machine was probably out of memory: use a smaller profile or batch" if name == "SIGKILL" else ""
+            )
             raise StageFailed(f"{stage} was ended by {name}{hint}. Last words: {' | '.join(words[-3:])}")
         if code:
             raise StageFailed(f"{stage} failed: {words[-1] if words else f'exit code {code}'}")

@@ -22,7 +22,9 @@ def read_outcomes(source: Source, policy: Policy, key: bytes) -> Derived:
         return derive_outcomes(APPEAL_EVENTS.empty_table(), policy)
     log = read_events(source.appeals, policy, key)
     derived = derive_outcomes(log.events, policy)
-    return Derived(derived.outcomes, pa.concat_tables([log.quarantine.cast(QUARANTINE), derived.quarantine.cast(QUARANTINE)]))
+    return Derived(
+        derived.outcomes, pa.concat_tables([log.quarantine.cast(QUARANTINE), derived.quarantine.cast(QUARANTINE)])
+    )
 
 
 def outcomes_digest(found: Derived) -> str:

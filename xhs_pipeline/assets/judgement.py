@@ -44,7 +44,9 @@ def evaluation_report(
     champion = read_champion(champion_folder)
     rival = champion if champion and champion.version != merged.version else None
     proof = merged.manifest["counts"]
-    across = next(c for c in splits.manifest["checks"] if c["name"] == "no_group_across_splits")["metadata"]["groups_across"]
+    across = next(c for c in splits.manifest["checks"] if c["name"] == "no_group_across_splits")["metadata"][
+        "groups_across"
+    ]
     arguments = {
         "model": str(merged.path),
         "splits": str(splits.path),
@@ -77,15 +79,23 @@ def evaluation_report(
             "report": dg.MetadataValue.path(artifact.file("report.html")),
             "model_beside_floors": shown.table(
                 ["figure", *columns],
-                [[name, *(_rounded(figures["headline"][name]["value"]) for figures in columns.values())] for name in names],
+                [
+                    [name, *(_rounded(figures["headline"][name]["value"]) for figures in columns.values())]
+                    for name in names
+                ],
             ),
             **{
-                f"{kind}_confusion": shown.picture(confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix")
+                f"{kind}_confusion": shown.picture(
+                    confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix"
+                )
                 for kind, matrix in matrices.items()
             },
             "gates": shown.table(
                 ["gate", "status", "observed", "limit", "n"],
-                [[g["name"], g["status"], _rounded(g["observed"]), g["limit"], g["n"]] for g in report["gate"]["gates"]],
+                [
+                    [g["name"], g["status"], _rounded(g["observed"]), g["limit"], g["n"]]
+                    for g in report["gate"]["gates"]
+                ],
             ),
         }
 

@@ -52,7 +52,9 @@ def base_model(
     return publish(
         context,
         store,
-        lambda work: Built(run("xhs_pipeline.training.stages:build_base", {**arguments, "out": str(work)}, context.log.info)),
+        lambda work: Built(
+            run("xhs_pipeline.training.stages:build_base", {**arguments, "out": str(work)}, context.log.info)
+        ),
         inputs={"train": _file_hashes(splits, "train")} if built_here else {},
         lineage=[splits] if built_here else [],
         settings={"policy": load_policy().wording, **settings_of(settings, "base_model")},
@@ -85,7 +87,9 @@ def adapter(
         counts = run("xhs_pipeline.training.stages:train_adapter", {**arguments, "work": str(work)}, context.log.info)
         rows = splits.manifest["counts"]["train"]
         said = f"{rows} records = {counts['train_records']} trained + {counts['set_aside']} set aside"
-        return Built(counts, [CheckOutcome("records_accounted", rows == counts["train_records"] + counts["set_aside"], said)])
+        return Built(
+            counts, [CheckOutcome("records_accounted", rows == counts["train_records"] + counts["set_aside"], said)]
+        )
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         history = read_json(artifact.file("history.json"))
@@ -119,7 +123,9 @@ def adapter(
     description="The adapter merged into the full-precision base on the CPU, as sharded safetensors that plain transformers load; "
     "compared with the unmerged adapter on validation posts.",
     check_specs=[
-        check("merged_model", "merged_equals_adapter", "The merged model gives the adapter's verdicts on the probe posts"),
+        check(
+            "merged_model", "merged_equals_adapter", "The merged model gives the adapter's verdicts on the probe posts"
+        ),
     ],
 )
 def merged_model(
@@ -139,7 +145,9 @@ def merged_model(
             f"{agreement:.1%} of the verdicts on {counts['probe_posts']} posts agree (at least {limit:.1%}); "
             f"largest difference of a probability {counts['largest_probability_difference']:.2g}"
         )
-        return Built(counts, [CheckOutcome("merged_equals_adapter", agreement >= limit, said, {"agreement": agreement})])
+        return Built(
+            counts, [CheckOutcome("merged_equals_adapter", agreement >= limit, said, {"agreement": agreement})]
+        )
 
     return publish(
         context,

@@ -99,7 +99,11 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
     code_version="1",
     description="The best post of every set of duplicates over ALL weeks; the rest stands in removed.parquet with the post it repeats. "
     "group_id names posts that must share a split. Duplicates with conflicting labels go to label_conflicts.parquet for review.",
-    check_specs=[check("unique_posts", "rows_accounted", "Clean posts of all weeks = unique posts + removed, counted in the files")],
+    check_specs=[
+        check(
+            "unique_posts", "rows_accounted", "Clean posts of all weeks = unique posts + removed, counted in the files"
+        )
+    ],
 )
 def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.curation.stages import write_unique
@@ -117,7 +121,9 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
             "removed_by_reason": shown.counts(shown.count_column(removed, "reason"), "reason"),
             "categories": shown.counts(shown.count_column(posts, "category"), "category"),
             "removed_preview": shown.preview(removed, ["post_id", "kept_post_id", "reason", "similarity"]),
-            "label_conflicts": shown.preview(artifact.file("label_conflicts.parquet"), ["post_id", "group_id", "verdict", "category"]),
+            "label_conflicts": shown.preview(
+                artifact.file("label_conflicts.parquet"), ["post_id", "group_id", "verdict", "category"]
+            ),
         }
 
     return publish(

@@ -28,7 +28,9 @@ def upstream(context: dg.AssetExecutionContext, store: ArtifactStore, key: str, 
     artifact = store.latest(key, week)
     if artifact is None:
         where = f" for week {week}" if week else ""
-        raise dg.Failure(f"{key}{where} is not there yet under {store.root}; materialise {key} first", allow_retries=False)
+        raise dg.Failure(
+            f"{key}{where} is not there yet under {store.root}; materialise {key} first", allow_retries=False
+        )
     return artifact
 
 
@@ -56,7 +58,8 @@ def publish(
             key,
             write,
             inputs={name: i.content if isinstance(i, Artifact) else i for name, i in inputs.items()},
-            lineage={name: i.version for name, i in inputs.items() if isinstance(i, Artifact)} | {a.key: a.version for a in lineage},
+            lineage={name: i.version for name, i in inputs.items() if isinstance(i, Artifact)}
+            | {a.key: a.version for a in lineage},
             settings=settings,
             code_version=code_version,
             week=week,

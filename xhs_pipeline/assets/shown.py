@@ -58,7 +58,7 @@ def contact_sheet(file: Path, limit: int = SHEET_IMAGES) -> dg.MarkdownMetadataV
     """Thumbnails of the first images of a posts table, eight a row."""
     from PIL import Image
 
-    thumbnails = []
+    thumbnails: list[Image.Image] = []
     for batch in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=64):
         for images in batch["images"].to_pylist():
             for image in images:

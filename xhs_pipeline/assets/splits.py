@@ -42,7 +42,9 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
             "quarantined": pq.read_metadata(quarantine).num_rows,
             "quarantine_preview": shown.preview(quarantine, ["post_id", "reason", "detail"]),
             "largest_event_id": int(artifact.manifest["counts"]["largest_event_id"]),
-            "preview": shown.preview(outcomes, ["appeal_id", "post_id", "outcome", "verdict", "category", "decided_at"]),
+            "preview": shown.preview(
+                outcomes, ["appeal_id", "post_id", "outcome", "verdict", "category", "decided_at"]
+            ),
         }
 
     return publish(
@@ -93,13 +95,17 @@ def sharegpt_splits(
                 ["category", *labels], [[c, *(labels[name][c] for name in labels)] for c in policy.category_names]
             ),
             "quotas": dg.MetadataValue.json({"asked": counts["quota_asked"], "found": counts["quota_found"]}),
-            "preview": shown.preview(artifact.file("train.parquet"), ["post_id", "group_id", "title", "verdict", "category"]),
+            "preview": shown.preview(
+                artifact.file("train.parquet"), ["post_id", "group_id", "title", "verdict", "category"]
+            ),
         }
 
     return publish(
         context,
         store,
-        lambda work: write_splits(unique.file("posts.parquet"), outcomes.file("outcomes.parquet"), policy, settings, work),
+        lambda work: write_splits(
+            unique.file("posts.parquet"), outcomes.file("outcomes.parquet"), policy, settings, work
+        ),
         inputs={"unique_posts": unique, "appeal_outcomes": outcomes},
         settings={"policy": policy.wording, **settings_of(settings, "sharegpt_splits")},
         code_version="1",

@@ -19,7 +19,6 @@ from xhs_pipeline.curation.text import matching_form, normalise
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE
 
 STAGE = "clean_posts"
-ROWS_PER_BATCH = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 

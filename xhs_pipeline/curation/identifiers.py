@@ -134,7 +134,7 @@ def _accounts(shadow: Shadow) -> Iterator[Found]:
             if p.looks_like_account(match):
                 yield _account(shadow, match, "id", "微信号", homophone)
     for match in p.WECHAT_NUMBER.finditer(shadow.digits):
-        homophone = match.group("cue") not in p.PLAIN_WECHAT_CUES
+        homophone = (match.group("cue") or match.group()[0]) not in p.PLAIN_WECHAT_CUES
         disguised = _changed(shadow, *match.span("id"))
         yield *match.span("id"), _typed("微信号", homophone or disguised, HOMOPHONE if homophone else VARIANT)
     for pattern in (p.OTHER_ACCOUNT, p.CONTACT_HANDLE):

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 CHINESE_DIGITS = str.maketrans("〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖", "00111222233445566778899")
 _LETTER_DIGITS = str.maketrans("oil", "011")
 _LETTERS_AMONG_DIGITS = re.compile(r"(?<=[0-9])(?:[oil]{1,4}(?=[0-9])|o{1,4}(?![0-9a-z]))")
+# A numeral beside a long plain number is a word of the sentence (13812345678一起去), unless it completes a mobile number.
+_NUMERAL = "[〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖]"
+_BESIDE_A_NUMBER = re.compile(
+    rf"(?<!{_NUMERAL[:-1]}0-9])(?P<before>{_NUMERAL}{{0,2}})(?P<run>[0-9]{{7,}})(?P<after>{_NUMERAL}{{0,2}})(?!{_NUMERAL[:-1]}0-9])"
+)
+_NO_DIGIT = "丂"
 
 
 class _Fold(dict[str, str]):
@@ -59,6 +65,13 @@ def cast(text: str) -> Shadow:
     starts = None
     if len(plain) != len(text) or any(len(part) != 1 for part in parts):
         starts = [index for index, part in enumerate(parts) for _ in part]
-    digits = plain.translate(CHINESE_DIGITS)
+    digits = _BESIDE_A_NUMBER.sub(_keep_words, plain).translate(CHINESE_DIGITS)
     digits = _LETTERS_AMONG_DIGITS.sub(lambda match: match.group().translate(_LETTER_DIGITS), digits)
     return Shadow(text, plain, digits, starts)
+
+
+def _keep_words(match: re.Match[str]) -> str:
+    number = match.group().translate(CHINESE_DIGITS)
+    if len(number) == 11 and number[0] == "1":
+        return number
+    return _NO_DIGIT * len(match.group("before")) + match.group("run") + _NO_DIGIT * len(match.group("after"))

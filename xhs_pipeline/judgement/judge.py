@@ -56,7 +56,9 @@ class Judge:
         """The post as the tokens the model reads, or why it cannot be read."""
         settings = self.profile
         images = list(post.images[: settings.max_images])
-        prompt = render_prompt(post.title, post.body, self.policy, settings.prompt, settings.text_head, settings.text_tail)
+        prompt = render_prompt(
+            post.title, post.body, self.policy, settings.prompt, settings.text_head, settings.text_tail
+        )
         return fit(self.processor, post.post_id, to_messages(prompt, len(images), None), images, settings.max_length)
 
     def judge(self, posts: Sequence[Post], log: Callable[[str], None] | None = None) -> list[Judgement | Unfit]:

@@ -50,7 +50,7 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
     import torch
 
     prompts = [Example(e.post_id, e.prompt, [], e.images) for e in examples]
-    batch = {k: v.to(model.device) for k, v in pad(prompts, processor).items() if k != "labels"}
+    batch = {k: v.to(model.device) for k, v in pad(prompts, processor).items() if k not in ("labels", "loss_weights")}
     nodes = torch.tensor(tree.tokens[1:], device=model.device)
     rows, length = batch["input_ids"].shape
     size = len(nodes)

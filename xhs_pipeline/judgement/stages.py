@@ -18,7 +18,13 @@ from xhs_pipeline.policy import Policy, load_policy
 
 
 def evaluate_model(
-    model: str, splits: str, champion: str | None, context: dict[str, Any], seed: int, out: str, log: Callable[[str], None]
+    model: str,
+    splits: str,
+    champion: str | None,
+    context: dict[str, Any],
+    seed: int,
+    out: str,
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Judge the test split with the model, the floors and the model in use; write report.json, report.html, predictions.parquet.
 
@@ -76,7 +82,16 @@ def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Poli
     champion = move.champion.version if move.champion else None
     write_json(
         work / "decision.json",
-        {"action": move.action, "reason": move.reason, "champion": champion, "candidate": merged.version, "report": judged.version},
+        {
+            "action": move.action,
+            "reason": move.reason,
+            "champion": champion,
+            "candidate": merged.version,
+            "report": judged.version,
+        },
     )
     in_use = champion == merged.version
-    return Built({"released": int(in_use)}, [CheckOutcome("model_released", in_use, f"{move.action}: {move.reason}", blocking=False)])
+    return Built(
+        {"released": int(in_use)},
+        [CheckOutcome("model_released", in_use, f"{move.action}: {move.reason}", blocking=False)],
+    )

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import Built, CheckOutcome
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE, RAW_POSTS, TableWriter
-from xhs_pipeline.posts.sources import read_week
 from xhs_pipeline.posts.source_yaml import Source
+from xhs_pipeline.posts.sources import read_week
 
 
 def write_raw(source: Source, week: str, policy: Policy, hmac_key: bytes, work: Path) -> Built:

@@ -18,7 +18,9 @@ ELISION = "……"
 # What a hostile post may hold: chat-template tokens, media placeholders of this and other frameworks, and lines that
 # look like the model's own answer.
 _TEMPLATE_TOKEN = re.compile(r"<\s*\|([^<>|]{0,64})\|\s*>")
-_PLACEHOLDER = re.compile(r"<(\s*/?\s*(?:image|video|audio|img|box|ref|quad|tool_call|s|pad|unk|eos|bos)\s*)>", re.IGNORECASE)
+_PLACEHOLDER = re.compile(
+    r"<(\s*/?\s*(?:image|video|audio|img|box|ref|quad|tool_call|s|pad|unk|eos|bos)\s*)>", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,9 @@ def _interleaved(posts_file: Path, chosen: set[str]) -> Iterator[pa.RecordBatch]
 
     total = {True: 0, False: 0}
     for batch in pq.ParquetFile(posts_file).iter_batches(columns=["post_id", "images"], batch_size=64):
-        for post_id, size in zip(batch["post_id"].to_pylist(), pc.list_value_length(batch["images"]).to_pylist(), strict=True):
+        for post_id, size in zip(
+            batch["post_id"].to_pylist(), pc.list_value_length(batch["images"]).to_pylist(), strict=True
+        ):
             total[size > 0] += post_id in chosen
     pictured, plain = stream(True), stream(False)
     done = 0
@@ -121,7 +123,9 @@ def _conversations(batch: pa.RecordBatch, outcomes: pa.Table, policy: Policy, pr
     rows = []
     for post in apply_outcomes(pa.Table.from_batches([batch]), outcomes).posts.to_pylist():
         images = post["images"][: profile.max_images]
-        prompt = render_prompt(post["title"], post["body"], policy, profile.prompt, profile.text_head, profile.text_tail)
+        prompt = render_prompt(
+            post["title"], post["body"], policy, profile.prompt, profile.text_head, profile.text_tail
+        )
         answer = render_answer(post["verdict"], post["category"], policy, post["rationale"])
         rows.append(
             {name: post[name] for name in SHAREGPT.names if name in post}
@@ -137,7 +141,13 @@ def _conversations(batch: pa.RecordBatch, outcomes: pa.Table, policy: Policy, pr
 
 def dataset_info(suffix: str, has_images: Mapping[str, bool]) -> dict[str, Any]:
     """LLaMA-Factory's description of the splits; `tags` is mandatory for role/content messages."""
-    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
+    tags = {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    }
     return {
         f"xhs_{name}": {
             "file_name": f"{name}{suffix}",
@@ -150,7 +160,9 @@ def dataset_info(suffix: str, has_images: Mapping[str, bool]) -> dict[str, Any]:
 
 
 def _holds_images(file: Path) -> bool:
-    lengths = (pc.list_value_length(b["images"]) for b in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=256))
+    lengths = (
+        pc.list_value_length(b["images"]) for b in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=256)
+    )
     return any((pc.max(length).as_py() or 0) > 0 for length in lengths)
 
 
@@ -161,7 +173,9 @@ def _export_json(work: Path) -> None:
     has_images = {}
     for name in SPLITS:
         rows = []
-        for batch in pq.ParquetFile(work / f"{name}.parquet").iter_batches(columns=["messages", "images"], batch_size=64):
+        for batch in pq.ParquetFile(work / f"{name}.parquet").iter_batches(
+            columns=["messages", "images"], batch_size=64
+        ):
             for row in batch.to_pylist():
                 for image in row["images"]:
                     (folder / "images" / image["path"]).write_bytes(image["bytes"])
@@ -216,5 +230,6 @@ def _read(file: Path) -> Iterable[dict[str, Any]]:
 def label_table(work: Path) -> dict[str, Counter[str]]:
     """Posts per category in each split, read back from the files."""
     return {
-        name: Counter(pq.read_table(work / f"{name}.parquet", columns=["category"])["category"].to_pylist()) for name in SPLITS
+        name: Counter(pq.read_table(work / f"{name}.parquet", columns=["category"])["category"].to_pylist())
+        for name in SPLITS
     }

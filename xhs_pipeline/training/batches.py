@@ -2,23 +2,28 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
 from xhs_pipeline.vlm.processor import pixels
 
 IGNORED = -100  # label of a token without loss, as in torch.nn.functional.cross_entropy
+DECISION_LINES = 2  # verdict and category; see splits.conversation.render_answer
 
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenised record: `prompt` ids with image tokens expanded, `answer` ids ending in <|im_end|>, JPEG bytes."""
+    """One tokenised record: `prompt` ids with image tokens expanded, `answer` ids ending in <|im_end|>, JPEG bytes.
+
+    The answer's first `decided` ids are verdict and category; what follows is the rationale, and the end of the turn.
+    """
 
     post_id: str
     prompt: list[int]
     answer: list[int] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
+    decided: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -40,8 +45,12 @@ def tokenise(processor: Any, post_id: str, messages: Sequence[dict[str, str]], i
             text = text.replace(processor.image_token, "\0" * count, 1)
         text = text.replace("\0", processor.image_token)
     prompt = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = answer_ids(processor.tokenizer, messages[-1]["content"]) if has_answer else []
-    return Example(post_id, prompt, answer, images)
+    if not has_answer:
+        return Example(post_id, prompt, [], images)
+    answer = messages[-1]["content"]
+    decision = "\n".join(answer.split("\n")[:DECISION_LINES])
+    decided = len(answer_ids(processor.tokenizer, decision, end=False))
+    return Example(post_id, prompt, answer_ids(processor.tokenizer, answer), images, decided)
 
 
 def answer_ids(tokenizer: Any, answer: str, end: bool = True) -> list[int]:
@@ -87,7 +96,7 @@ def augment(example: Example, rng: random.Random, protected: frozenset[int], cha
         size = rng.randrange(len(text) // 2, len(text))
         cut = rng.randrange(len(text) - size + 1)
         text = text[cut : cut + size]
-    return Example(example.post_id, ids[:start] + text + ids[end:], example.answer, example.images)
+    return replace(example, prompt=ids[:start] + text + ids[end:])
 
 
 def run_order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[tuple[int, int]]:
@@ -110,26 +119,33 @@ def run_order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> lis
     return order
 
 
-def pad(examples: Sequence[Example], processor: Any, pad_to: int = 1) -> dict[str, Any]:
-    """Left-padded int64 tensors of shape (batch, length): input_ids, attention_mask, labels (answer only), token types.
+def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1.0) -> dict[str, Any]:
+    """Left-padded tensors of shape (batch, length), which scoring can append its answers to.
 
-    Left padding puts every answer at the end, so that logits are computed for the last tokens only. With images also
-    pixel_values (patches, 1176) float32 and image_grid_thw (images, 3) int64.
+    int64: input_ids, attention_mask, labels (answer only), mm_token_type_ids; float32: loss_weights, 1 for the decision and
+    the end of the turn, `rationale_weight` between them. With images also pixel_values (patches, 1176) float32 and
+    image_grid_thw (images, 3) int64.
     """
     import torch
 
-    width = -(-max(len(e) for e in examples) // pad_to) * pad_to
+    width = max(len(e) for e in examples)
     empty = processor.tokenizer.pad_token_id
-    ids, mask, labels = [], [], []
+    ids, mask, labels, weights = [], [], [], []
     for example in examples:
         space = width - len(example)
+        rationale = max(len(example.answer) - example.decided - 1, 0)
         ids.append([empty] * space + example.prompt + example.answer)
         mask.append([0] * space + [1] * len(example))
         labels.append([IGNORED] * (space + len(example.prompt)) + example.answer)
+        weights.append(
+            [0.0] * (width - len(example.answer)) + [1.0] * example.decided + [rationale_weight] * rationale
+            + [1.0] * (len(example.answer) - example.decided - rationale)
+        )  # fmt: skip
     batch: dict[str, Any] = {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(mask),
         "labels": torch.tensor(labels),
+        "loss_weights": torch.tensor(weights),
     }
     batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
     images = [image for example in examples for image in example.images]
@@ -158,12 +174,16 @@ def fit(
     tokens = len(example)
     while len(example) > max_length and images:
         images = images[:-1]
-        messages = [{**m, "content": _drop_last_placeholder(m["content"])} if m["role"] == "user" else m for m in messages]
+        messages = [
+            {**m, "content": _drop_last_placeholder(m["content"])} if m["role"] == "user" else m for m in messages
+        ]
         example = tokenise(processor, post_id, messages, images)
     if len(example) <= max_length:
         return example
     return Unfit(
-        post_id, "too_long", f"{tokens} tokens, {len(example)} without its images; the profile's max_length is {max_length}"
+        post_id,
+        "too_long",
+        f"{tokens} tokens, {len(example)} without its images; the profile's max_length is {max_length}",
     )
 
 

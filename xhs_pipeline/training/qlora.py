@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xhs_pipeline.profile import Profile
-from xhs_pipeline.training.batches import IGNORED, Example, augment, pad, run_order
+from xhs_pipeline.training.batches import Example, augment, pad, run_order
 
 
 def lora_model(base: Any, profile: Profile) -> Any:
@@ -40,6 +40,31 @@ def lora_model(base: Any, profile: Profile) -> Any:
     return get_peft_model(base, config)
 
 
+def answer_loss(model: Any) -> None:
+    """Make `model.forward`, given labels, return the loss of the answer's tokens only, and no logits.
+
+    The head is applied to the hidden states that predict an answer token: with a vocabulary of 151,936, logits of whole
+    sequences would be the largest tensor of the step by far. Weighted cross-entropy, sum(w_i * nll_i) / sum(w_i).
+    """
+    import torch
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    forward = model.forward
+
+    def answer_forward(labels: Any = None, loss_weights: Any = None, **inputs: Any) -> Any:
+        if labels is None:
+            return forward(**inputs)
+        hidden = model.model(**{**inputs, "use_cache": False}).last_hidden_state
+        weights = loss_weights[:, 1:]
+        chosen = weights > 0
+        losses = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden[:, :-1][chosen]).float(), labels[:, 1:][chosen], reduction="none"
+        )
+        return CausalLMOutputWithPast(loss=(losses * weights[chosen]).sum() / weights[chosen].sum())
+
+    model.forward = answer_forward
+
+
 def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset[int]) -> Any:
     """The whole run as one list: the step number alone says which records come next, also after a resume."""
     import torch
@@ -58,29 +83,21 @@ def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset
     return Run()
 
 
-def _trainer_class() -> Any:
+def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]]) -> Any:
     import torch
     from transformers import Trainer
 
     class AnswerTrainer(Trainer):
         """Trainer with the run's own order, logits for the answer's positions only, and validation by scoring."""
 
-        validate: Callable[[Any], dict[str, float]]
-
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            return torch.utils.data.SequentialSampler(run)
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             names = inputs.pop("post_ids")
-            labels = inputs.pop("labels")
-            keep = int((labels != IGNORED).sum(1).max()) + 1
-            logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits[:, :-1].float()
-            targets = labels[:, 1 - keep :]
-            total = torch.nn.functional.cross_entropy(
-                logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
-            )
-            tokens = kwargs.get("num_items_in_batch")
-            loss = total / (tokens if tokens is not None else (targets != IGNORED).sum())
+            loss = model(**inputs).loss
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"loss is {loss.item()} at step {self.state.global_step + 1}; records: {', '.join(names)}. "
@@ -89,7 +106,7 @@ def _trainer_class() -> Any:
             return (loss, None) if return_outputs else loss
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-            metrics = {f"eval_{k}": v for k, v in self.validate(self.model).items()}
+            metrics = {f"eval_{k}": v for k, v in validate(self.model).items()}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
@@ -109,7 +126,8 @@ def _progress(log: Callable[[str], None]) -> Any:
             if state.global_step:
                 log(f"adapter: resumed from step {state.global_step}/{state.max_steps}")
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logs = kwargs["logs"]
             done = state.global_step - self.first
             rate = done / max(time.monotonic() - self.started, 1e-9)
             left = (state.max_steps - state.global_step) / rate if rate else math.nan
@@ -146,7 +164,9 @@ def train(
     from xhs_pipeline.vlm.base import load_model
 
     set_seed(profile.seed)
-    model = lora_model(load_model(base, profile, profile.quantization), profile)
+    loaded = load_model(base, profile, profile.quantization)
+    answer_loss(loaded)
+    model = lora_model(loaded, profile)
     protected = frozenset(processor.tokenizer.all_special_ids) | frozenset(
         processor.tokenizer("\n", add_special_tokens=False)["input_ids"]
     )
@@ -182,15 +202,15 @@ def train(
         seed=profile.seed,
         data_seed=profile.seed,
     )
-    def collate(rows: list[Example]) -> dict[str, Any]:
-        return {**pad(rows, processor), "post_ids": [row.post_id for row in rows]}
 
-    trainer = _trainer_class()(
+    def collate(rows: list[Example]) -> dict[str, Any]:
+        return {**pad(rows, processor, profile.rationale_weight), "post_ids": [row.post_id for row in rows]}
+
+    trainer = _trainer_class(run, validate)(
         model=model, args=arguments, train_dataset=run, eval_dataset=run, data_collator=collate,
         callbacks=[_progress(log)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # our own progress lines say it better
-    trainer.validate = validate
     checkpoints = work / "checkpoints"
     newest = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=newest)

@@ -19,7 +19,9 @@ from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.training.batches import Example, Unfit, fit, quiet_libraries
 
 PROBE_POSTS = 64
-MODEL_CARD = "moderation.json"  # beside the merged weights: profile, policy version and the hash of the prompt's wording
+MODEL_CARD = (
+    "moderation.json"  # beside the merged weights: profile, policy version and the hash of the prompt's wording
+)
 
 
 def checkpoint_folder(base: Path) -> Path:
@@ -27,7 +29,9 @@ def checkpoint_folder(base: Path) -> Path:
     return (base / read_json(base / "checkpoint.json")["folder"]).resolve()
 
 
-def load_examples(file: Path, processor: Any, profile: Profile, limit: int | None = None) -> tuple[list[Example], list[Unfit]]:
+def load_examples(
+    file: Path, processor: Any, profile: Profile, limit: int | None = None
+) -> tuple[list[Example], list[Unfit]]:
     """Tokenise a split (its first `limit` rows), fitted to the profile's max_length; what cannot fit comes back named."""
     examples: list[Example] = []
     unfit: list[Unfit] = []
@@ -86,7 +90,9 @@ def build_base(splits: str, profile: dict[str, Any], out: str, log: Callable[[st
     return counts | {"vocabulary": len(processor.tokenizer), "weight_files": len(facts["shards"])}
 
 
-def train_adapter(base: str, splits: str, profile: dict[str, Any], work: str, log: Callable[[str], None]) -> dict[str, Any]:
+def train_adapter(
+    base: str, splits: str, profile: dict[str, Any], work: str, log: Callable[[str], None]
+) -> dict[str, Any]:
     """adapter: train on the train split, keep the checkpoint with the best verdict macro-F1 on the validation split.
 
     Writes the peft adapter, history.json and quarantine.parquet into `work`; `work/.training` holds what a resume needs.
@@ -106,7 +112,9 @@ def train_adapter(base: str, splits: str, profile: dict[str, Any], work: str, lo
     examples, unfit = load_examples(train_file, processor, settings)
     rows = pq.read_metadata(train_file).num_rows
     if rows != len(examples) + len(unfit) or not examples:
-        raise ValueError(f"{train_file}: {rows} records, {len(examples)} to train on and {len(unfit)} set aside; expected all, and at least one")
+        raise ValueError(
+            f"{train_file}: {rows} records, {len(examples)} to train on and {len(unfit)} set aside; expected all, and at least one"
+        )
     log(f"adapter: {len(examples)} records to train on, {len(unfit)} set aside")
     validation, _ = load_examples(validation_file, processor, settings)
     labels = pq.read_table(validation_file, columns=["post_id", "verdict"]).to_pylist()
@@ -115,7 +123,11 @@ def train_adapter(base: str, splits: str, profile: dict[str, Any], work: str, lo
     def validate(model: Any) -> dict[str, float]:
         judged = list(judge_examples(model, processor, policy, validation, settings.score_batch_size))
         truth = [truth_of[j.post_id] for j in judged]
-        score = f1_score(truth, [j.verdict for j in judged], labels=sorted(set(truth)), average="macro", zero_division=0) if judged else 0.0
+        score = (
+            f1_score(truth, [j.verdict for j in judged], labels=sorted(set(truth)), average="macro", zero_division=0)
+            if judged
+            else 0.0
+        )
         return {"macro_f1": float(score)}
 
     result = train(checkpoint, examples, validate, processor, settings, out / ".training", log)
@@ -132,7 +144,9 @@ def _quarantine(unfit: list[Unfit]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=QUARANTINE)
 
 
-def merge_adapter(base: str, adapter: str, splits: str, profile: dict[str, Any], out: str, log: Callable[[str], None]) -> dict[str, Any]:
+def merge_adapter(
+    base: str, adapter: str, splits: str, profile: dict[str, Any], out: str, log: Callable[[str], None]
+) -> dict[str, Any]:
     """merged_model: merge and prove it on posts of the validation split."""
     quiet_libraries()
     from xhs_pipeline.training.merge import merge

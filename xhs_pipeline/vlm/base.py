@@ -19,7 +19,9 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise ValueError(f"{config_file}: missing; expected a Qwen2-VL checkpoint folder (config.json, tokenizer, safetensors)")
+        raise ValueError(
+            f"{config_file}: missing; expected a Qwen2-VL checkpoint folder (config.json, tokenizer, safetensors)"
+        )
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if config.get("model_type") != "qwen2_vl":
         raise ValueError(
@@ -52,10 +54,14 @@ def fetch_checkpoint(repo_id: str, revision: str) -> Path:
     Raises ValueError when no revision is pinned: a model that moves under a name cannot be defended.
     """
     if not revision:
-        raise ValueError(f"base_model {repo_id!r} needs base_revision (a commit of the repository); an unpinned model may change")
+        raise ValueError(
+            f"base_model {repo_id!r} needs base_revision (a commit of the repository); an unpinned model may change"
+        )
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.jinja", "*.txt", "*.safetensors"]))
+    return Path(
+        snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.jinja", "*.txt", "*.safetensors"])
+    )
 
 
 def device() -> str:
@@ -64,7 +70,9 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(folder: Path, profile: Profile, quantization: Literal["nf4", "none"] = "none", on: str | None = None) -> Any:
+def load_model(
+    folder: Path, profile: Profile, quantization: Literal["nf4", "none"] = "none", on: str | None = None
+) -> Any:
     """Load `folder` as Qwen2VLForConditionalGeneration, on the GPU when there is one.
 
     `quantization="nf4"` holds the language model's linears as 4-bit NF4 with double quantisation, as QLoRA trains them.

@@ -18,7 +18,9 @@ def _processor_class() -> Any:
     class ImageTextProcessor(Qwen2VLProcessor):
         """Qwen2VLProcessor without videos. The parameters of __init__ decide what transformers loads from a folder."""
 
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any):
+        def __init__(
+            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any
+        ):
             self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
             self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
@@ -37,17 +39,26 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
 
     missing = [name for name in ("preprocessor_config.json", "tokenizer_config.json") if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder}: {', '.join(missing)} missing; expected the published layout of a Qwen2-VL checkpoint")
+        raise ValueError(
+            f"{folder}: {', '.join(missing)} missing; expected the published layout of a Qwen2-VL checkpoint"
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     image_processor.size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     template = _chat_template(folder) or tokenizer.chat_template
     if template is None:
-        raise ValueError(f"{folder}: no chat template (chat_template.jinja or chat_template.json); copy the checkpoint's own")
-    unknown = [t for t in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-               if tokenizer.convert_tokens_to_ids(t) in (None, tokenizer.unk_token_id)]
+        raise ValueError(
+            f"{folder}: no chat template (chat_template.jinja or chat_template.json); copy the checkpoint's own"
+        )
+    unknown = [
+        t
+        for t in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+        if tokenizer.convert_tokens_to_ids(t) in (None, tokenizer.unk_token_id)
+    ]
     if unknown:
-        raise ValueError(f"{folder}: the tokenizer lacks {', '.join(unknown)}; it does not belong to a Qwen2-VL checkpoint")
+        raise ValueError(
+            f"{folder}: the tokenizer lacks {', '.join(unknown)}; it does not belong to a Qwen2-VL checkpoint"
+        )
     return _processor_class()(image_processor, tokenizer, chat_template=template)
 
 

@@ -15,8 +15,16 @@ from xhs_pipeline.profile import Profile
 
 NOTE = "内置的微型模型：与 Qwen2-VL 同类，从零训练，只证明流程可用；这里的任何数字都不代表真实 Qwen2-VL 的质量。"
 
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-                  "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 
 # Qwen2-VL's published template, for system, text and image parts.
 CHAT_TEMPLATE = (
@@ -93,7 +101,9 @@ def build_tiny(
     losses = _pretrain(model, tokenizer, texts, profile, log)
     model.save_pretrained(folder, max_shard_size=profile.shard_size)
     tokenizer.save_pretrained(folder)
-    image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": profile.min_pixels, "longest_edge": profile.max_pixels})
+    image_processor = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": profile.min_pixels, "longest_edge": profile.max_pixels}
+    )
     image_processor.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return {
@@ -105,7 +115,9 @@ def build_tiny(
     }
 
 
-def _pretrain(model: Any, tokenizer: Any, texts: Sequence[str], profile: Profile, log: Callable[[str], None]) -> list[float]:
+def _pretrain(
+    model: Any, tokenizer: Any, texts: Sequence[str], profile: Profile, log: Callable[[str], None]
+) -> list[float]:
     """Plain next-token training on the texts (AdamW, lr 3e-3, linear decay, batch 16, 96 tokens): words before verdicts."""
     import torch
 
@@ -117,7 +129,9 @@ def _pretrain(model: Any, tokenizer: Any, texts: Sequence[str], profile: Profile
         return []
     rng = random.Random(profile.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.05, anneal_strategy="linear")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 3e-3, total_steps=steps, pct_start=0.05, anneal_strategy="linear"
+    )
     losses = []
     model.train()
     for step in range(steps):
