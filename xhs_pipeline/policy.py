@@ -110,9 +110,13 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     """Read and validate a policy file.
 
     Raises ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
-    unknown verdict, no category (or more than one) has severity 0, or a prompt lacks its placeholders.
+    unknown verdict, no category (or more than one) has severity 0, a section is missing, or a prompt or an answer line lacks
+    its placeholder.
     """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "prompt", "answer")
+    missing = [name for name in sections if name not in (raw or {})]
+    _require(not missing, path, f"the policy lacks {', '.join(missing)}")
     verdicts = tuple(Verdict(**v) for v in raw["verdicts"])
     categories = tuple(
         Category(c["name"], int(c["severity"]), tuple(c["verdicts"]), c["description"]) for c in raw["categories"]
@@ -120,6 +124,8 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     ids = [v.id for v in verdicts]
     names = [c.name for c in categories]
     _require(len(set(ids)) == len(ids), path, f"verdict ids repeat: {ids}")
+    labels = [v.label for v in verdicts]
+    _require(len(set(labels)) == len(labels), path, f"verdict labels repeat: {labels}")
     _require(len(set(names)) == len(names), path, f"category names repeat: {names}")
     _require([c.severity for c in categories].count(0) == 1, path, "exactly one category must have severity 0")
     for c in categories:
@@ -132,6 +138,8 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
+    for name in ("verdict", "category", "rationale"):
+        _require(f"{{{name}}}" in raw["answer"].get(name, ""), path, f"answer.{name} lacks {{{name}}}")
     return Policy(
         version=str(raw["version"]),
         verdicts=verdicts,

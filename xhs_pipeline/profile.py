@@ -53,6 +53,7 @@ class Profile(BaseModel):
 
     # optimisation
     epochs: int = Field(3, ge=1)
+    max_steps: int = Field(0, ge=0, description="optimiser steps at most; 0 = as many as the epochs take")
     batch_size: int = Field(1, ge=1)
     accumulation: int = Field(8, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
@@ -99,8 +100,14 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
         raise ValueError(
             f"XHS_PROFILE={name!r}: no such profile; expected one of {', '.join(profile_names())} or the path of a YAML file"
         )
-    values = {**(yaml.safe_load(path.read_text(encoding="utf-8")) or {}), **(overrides or {})}
-    unknown = sorted(set(values) - set(Profile.model_fields))
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file in UTF-8: {error}") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{path}: a {type(read).__name__}, expected one `setting: value` a line")
+    values = {**read, **(overrides or {})}
+    unknown = sorted(map(str, set(values) - set(Profile.model_fields)))
     if unknown:
         raise ValueError(f"{path}: unknown settings {', '.join(unknown)}; allowed: {', '.join(Profile.model_fields)}")
     try:

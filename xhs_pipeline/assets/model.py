@@ -70,8 +70,8 @@ def base_model(
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
     code_version="1",
-    description="QLoRA adapter: NF4 base, LoRA on the language model, loss on the answer only. The checkpoint with the best verdict "
-    "macro-F1 on validation is kept. A killed run goes on from its last checkpoint.",
+    description="QLoRA adapter: NF4 base, LoRA on the language model, loss on the answer only. The checkpoint with the best "
+    "macro-F1 on validation (mean of verdict and category) is kept. A killed run goes on from its last checkpoint.",
     check_specs=[check("adapter", "records_accounted", "Records of the train split = trained + set aside")],
 )
 def adapter(

@@ -22,10 +22,10 @@ MAX_POINTS = 400  # of one curve; more only makes the file larger
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
-    """Training and validation loss over steps as an SVG.
+    """Training loss and validation macro-F1 over steps as an SVG.
 
-    `history` rows hold `step` and any of `loss` (training) and `eval_loss` (validation), as transformers' log history
-    does; rows with neither are skipped. A non-finite loss is marked in the title and not drawn.
+    `history` rows hold `step` and any of `loss` (training) and `eval_macro_f1` (0 to 1), as transformers' log history
+    does; rows with neither are skipped. A non-finite value is marked in the title and not drawn.
     """
     return _svg(_loss_figure(history))
 
@@ -130,13 +130,16 @@ def as_data_uri(picture: str | bytes) -> str:
 
 
 def _loss_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
+    from matplotlib.lines import Line2D
+
     with _style():
         figure = _figure(6.8, 3.4)
         axes = figure.add_subplot()
+        right = axes.twinx()
         broken = 0
-        for key, name, colour, marker in (
-            ("loss", "training", OTHER[0], None),
-            ("eval_loss", "validation", MODEL, "o"),
+        for key, name, colour, marker, side in (
+            ("loss", "training loss", OTHER[0], None, axes),
+            ("eval_macro_f1", "validation macro-F1 (right)", MODEL, "o", right),
         ):
             points = [(float(r["step"]), float(r[key])) for r in history if r.get(key) is not None]
             finite = [p for p in points if math.isfinite(p[1])]
@@ -144,7 +147,11 @@ def _loss_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
             if finite:
                 x, y = zip(*_thinned(finite), strict=True)
                 marker = marker or ("o" if len(finite) == 1 else None)  # a line through one point is invisible
-                axes.plot(x, y, color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
+                (line,) = side.plot(x, y, color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
+                if side is right:
+                    axes.add_line(Line2D([], [], color=line.get_color(), marker=marker, markersize=3.5, label=name))
+        right.set_ylim(0, 1)
+        right.spines["top"].set_visible(False)
         drawn = axes.get_legend_handles_labels()[1]
         axes.set_xlabel("step")
         axes.set_ylabel("loss")

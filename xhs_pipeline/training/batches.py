@@ -36,15 +36,16 @@ def tokenise(processor: Any, post_id: str, messages: Sequence[dict[str, str]], i
     """
     has_answer = messages[-1]["role"] == "assistant"
     turns = chat_parts(messages[:-1] if has_answer else messages)
-    placeholders = sum(part["type"] == "image" for turn in turns for part in turn["content"])
+    text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    placeholders = ids.count(processor.image_token_id)
     if placeholders != len(images):
         raise ValueError(f"post {post_id}: {placeholders} image placeholders but {len(images)} images")
-    text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    if images:
-        for count in _token_counts(processor, images):
-            text = text.replace(processor.image_token, "\0" * count, 1)
-        text = text.replace("\0", processor.image_token)
-    prompt = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    # An image's one token becomes as many as it has patches here, among the ids: no character of a post can stand for one.
+    counts = iter(_token_counts(processor, images))
+    prompt: list[int] = []
+    for token in ids:
+        prompt += [token] * (next(counts) if token == processor.image_token_id else 1)
     if not has_answer:
         return Example(post_id, prompt, [], images)
     answer = messages[-1]["content"]

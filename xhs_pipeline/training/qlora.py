@@ -70,6 +70,8 @@ def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset
     import torch
 
     order = run_order([len(e) for e in examples], profile.batch_size, profile.epochs, profile.seed)
+    if profile.max_steps:
+        order = order[: profile.max_steps * profile.batch_size * profile.accumulation]
 
     class Run(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -83,7 +85,7 @@ def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset
     return Run()
 
 
-def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]]) -> Any:
+def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]] | None) -> Any:
     import torch
     from transformers import Trainer
 
@@ -106,6 +108,7 @@ def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]]) -> Any
             return (loss, None) if return_outputs else loss
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            assert validate is not None
             metrics = {f"eval_{k}": v for k, v in validate(self.model).items()}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -137,7 +140,8 @@ def _progress(log: Callable[[str], None]) -> Any:
                     f"lr {float(logs['learning_rate']):.2e}, {rate * args.train_batch_size:.1f} posts/s, {left:.0f} s left"
                 )
             elif "eval_macro_f1" in logs:
-                log(f"adapter: step {state.global_step}, validation macro-F1 {logs['eval_macro_f1']:.4f}")
+                scores = ", ".join(f"{name[5:]} {logs[name]:.4f}" for name in logs if name.endswith("_f1"))
+                log(f"adapter: step {state.global_step}, validation {scores}")
 
     return Progress()
 
@@ -145,7 +149,7 @@ def _progress(log: Callable[[str], None]) -> Any:
 def train(
     base: Path,
     examples: Sequence[Example],
-    validate: Callable[[Any], dict[str, float]],
+    validate: Callable[[Any], dict[str, float]] | None,
     processor: Any,
     profile: Profile,
     work: Path,
@@ -186,12 +190,12 @@ def train(
         max_grad_norm=profile.max_grad_norm,
         bf16=profile.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps",
+        eval_strategy="steps" if validate else "no",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=validate is not None,  # without a validation split the last step is kept
         metric_for_best_model="eval_macro_f1",
         greater_is_better=True,
         logging_steps=max(1, steps // 40),
@@ -210,6 +214,8 @@ def train(
         model=model, args=arguments, train_dataset=run, eval_dataset=run, data_collator=collate,
         callbacks=[_progress(log)],
     )  # fmt: skip
+    # Every micro-batch brings the mean over its own tokens: the Trainer divides by the accumulation steps.
+    trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)  # our own progress lines say it better
     checkpoints = work / "checkpoints"
     newest = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None

@@ -121,7 +121,8 @@ def _pretrain(
     """Plain next-token training on the texts (AdamW, lr 3e-3, linear decay, batch 16, 96 tokens): words before verdicts."""
     import torch
 
-    ids = [tokenizer(text, truncation=True, max_length=96)["input_ids"] for text in texts]
+    # Cut here, not by the tokenizer: it would keep the limit, and tokenizer.json would carry it to every later reader.
+    ids = [tokenizer(text)["input_ids"][:96] for text in texts]
     ids = sorted((row for row in ids if len(row) > 1), key=len)
     batches = [ids[i : i + 16] for i in range(0, len(ids), 16)]  # rows of like length share a batch
     steps = profile.tiny_pretrain_epochs * len(batches)

@@ -1,0 +1,71 @@
+"""Fixtures that several test files share. What is built here is built once a session, and never changed by a test."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before torch loads: on a busy machine more threads than free cores make these small models many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from xhs_pipeline_tests.small import PROFILE, make_splits  # noqa: E402
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def small_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharegpt_splits folder of 96 synthetic posts."""
+    return make_splits(tmp_path_factory.mktemp("small_splits"))
+
+
+@pytest.fixture(scope="session")
+def small_base(small_splits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base_model folder: the embedded model, built by the stage itself."""
+    from xhs_pipeline.training.stages import build_base
+
+    out = tmp_path_factory.mktemp("small_base")
+    build_base(str(small_splits), PROFILE.model_dump(), str(out), _silent)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_base: Path) -> Path:
+    """The checkpoint folder inside `small_base`."""
+    from xhs_pipeline.training.stages import checkpoint_folder
+
+    return checkpoint_folder(small_base)
+
+
+@pytest.fixture(scope="session")
+def small_processor(small_checkpoint: Path) -> Any:
+    from xhs_pipeline.vlm.processor import load_processor
+
+    return load_processor(small_checkpoint, PROFILE.min_pixels, PROFILE.max_pixels)
+
+
+@pytest.fixture(scope="session")
+def small_adapter(small_base: Path, small_splits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter folder, trained without disturbance by the stage itself."""
+    from xhs_pipeline.training.stages import train_adapter
+
+    work = tmp_path_factory.mktemp("small_adapter")
+    train_adapter(str(small_base), str(small_splits), PROFILE.model_dump(), str(work), _silent)
+    return work
+
+
+@pytest.fixture(scope="session")
+def small_merged(
+    small_base: Path, small_adapter: Path, small_splits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A merged_model folder and the counts that prove it."""
+    from xhs_pipeline.training.stages import merge_adapter
+
+    out = tmp_path_factory.mktemp("small_merged")
+    counts = merge_adapter(
+        str(small_base), str(small_adapter), str(small_splits), PROFILE.model_dump(), str(out), _silent
+    )
+    return out, counts
