@@ -1,21 +1,22 @@
 """weekly_retrain and appeal_sensor: thin skins. What makes a retrain worth it is decided in plain functions (appeals.decision)."""
 
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from xhs_pipeline.assets.posts import WEEKS, clean_posts, raw_posts, unique_posts
+from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.splits import appeal_outcomes
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.resources import Workspace
 
+SHANGHAI = ZoneInfo("Asia/Shanghai")
 # A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint.
 RETRIES = {"dagster/max_retries": "2"}
 
 weekly_job = dg.define_asset_job(
     "weekly_job",
     selection=dg.AssetSelection.assets(raw_posts, clean_posts, unique_posts, appeal_outcomes).downstream(),
-    partitions_def=WEEKS,
     tags=RETRIES,
     description="One week's posts, and everything after them up to the release decision.",
 )
@@ -34,7 +35,8 @@ appeal_retrain = dg.define_asset_job(
     description="Monday 03:00: last week's posts, and everything after them.",
 )
 def weekly_retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    last_week = (context.scheduled_execution_time - timedelta(days=7)).date()
+    # in Shanghai, where weeks begin: in UTC this tick is still on Sunday
+    last_week = context.scheduled_execution_time.astimezone(SHANGHAI).date() - timedelta(days=7)
     monday = last_week - timedelta(days=last_week.weekday())
     return dg.RunRequest(run_key=f"week-{monday}", partition_key=monday.isoformat())
 

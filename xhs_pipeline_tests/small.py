@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,3 +109,9 @@ def wait_for_ever(pid_file: str, log: Callable[[str], None]) -> dict[str, Any]:
     log("waiting")
     while True:
         time.sleep(0.1)
+
+
+def die(log: Callable[[str], None]) -> dict[str, Any]:
+    """A stage that the system kills, as it does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}

@@ -21,6 +21,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
     deps=[sharegpt_splits, merged_model],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"scikitlearn", "html"},
     pool=GPU_POOL,
     code_version="1",
@@ -74,8 +75,8 @@ def evaluation_report(
         columns = {"model": report["figures"]["model"], **report["figures"]["floors"]}
         names = ["binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate"]
         return {
-            **artifact.manifest["counts"]["key_figures"],
             "gate": report["gate"]["status"],
+            **{name: round(value, 4) for name, value in artifact.manifest["counts"]["key_figures"].items()},
             "report": dg.MetadataValue.path(artifact.file("report.html")),
             "model_beside_floors": shown.table(
                 ["figure", *columns],
@@ -118,6 +119,7 @@ def _rounded(value: float | None) -> str:
     deps=[merged_model, evaluation_report],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run"},
     kinds={"python"},
     code_version="1",
     description="The champion pointer: moved to the judged model only when the gate in its report passed; otherwise the model in use stays. "

@@ -25,6 +25,7 @@ def _file_hashes(splits: Artifact, *names: str) -> str:
     deps=[sharegpt_splits],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
     code_version="1",
@@ -45,8 +46,8 @@ def base_model(
             "checkpoint": checkpoint["name"],
             "revision": checkpoint["revision"] or "none",
             "note": checkpoint["note"] or "none",
-            "files": shown.table(["file", "sha256"], checkpoint["files"].items()),
             **_figures(artifact),
+            "files": shown.table(["file", "sha256"], checkpoint["files"].items()),
         }
 
     return publish(
@@ -67,6 +68,7 @@ def base_model(
     deps=[sharegpt_splits, base_model],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
     code_version="1",
@@ -95,9 +97,11 @@ def adapter(
         history = read_json(artifact.file("history.json"))
         return {
             "loss_curve": shown.picture(loss_curve(history["history"]), "loss and validation macro-F1 by step"),
-            "adapted_modules": dg.MetadataValue.json(history["adapted_modules"]),
-            "set_aside_preview": shown.preview(artifact.file("quarantine.parquet"), ["post_id", "reason", "detail"]),
             **_figures(artifact),
+            "set_aside_preview": shown.preview(artifact.file("quarantine.parquet"), ["post_id", "reason", "detail"]),
+            "adapted_modules": shown.table(
+                ["module"], [[name.removeprefix("base_model.model.model.")] for name in history["adapted_modules"]]
+            ),
         }
 
     return publish(
@@ -117,6 +121,7 @@ def adapter(
     deps=[sharegpt_splits, base_model, adapter],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
     code_version="1",

@@ -19,6 +19,7 @@ GROUP, OWNERS = "posts", ["team:data-platform"]
     partitions_def=WEEKS,
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "weekly"},
     kinds={"python", "parquet"},
     code_version="1",
     description="One week of posts as read from the source: validated, text and images untouched, authors only as keyed hashes. "
@@ -28,7 +29,7 @@ GROUP, OWNERS = "posts", ["team:data-platform"]
 def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.posts.sources import SourceError, source_fingerprint
     from xhs_pipeline.posts.stages import write_raw
-    from xhs_pipeline.privacy import load_hmac_key
+    from xhs_pipeline.privacy import keyed_hash, load_hmac_key
 
     week, policy = context.partition_key, load_policy()
     try:
@@ -41,7 +42,8 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
         context,
         workspace.store,
         lambda work: write_raw(source, week, policy, key, work),
-        inputs=dict(fingerprint),
+        # another key gives other author hashes; this names the key without giving it away
+        inputs={**fingerprint, "hmac_key": keyed_hash(key, "fingerprint")},
         settings={"labels": policy.wording["categories"], "source": source.file.name},
         code_version="1",
         week=week,
@@ -54,6 +56,7 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     deps=[raw_posts],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "weekly"},
     kinds={"python", "parquet"},
     code_version="1",
     description="The week's posts as the model may see them: text normalised, identifiers of people replaced by typed placeholders, "
@@ -95,6 +98,7 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
     deps=[clean_posts],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run"},
     kinds={"python", "parquet", "numba"},
     code_version="1",
     description="The best post of every set of duplicates over ALL weeks; the rest stands in removed.parquet with the post it repeats. "
@@ -110,6 +114,10 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
 
     store = workspace.store
     weeks = {week: upstream(context, store, "clean_posts", week) for week in store.weeks("clean_posts")}
+    if not weeks:
+        raise dg.Failure(
+            f"no week of clean_posts under {store.root}; materialise clean_posts first", allow_retries=False
+        )
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         posts, removed = artifact.file("posts.parquet"), artifact.file("removed.parquet")

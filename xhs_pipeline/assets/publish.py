@@ -20,7 +20,7 @@ def upstream(context: dg.AssetExecutionContext, store: ArtifactStore, key: str, 
 
     Raises dg.Failure when there is none.
     """
-    for entry in context.instance.all_logs(context.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+    for entry in context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
         event = entry.dagster_event
         found = event.step_materialization_data.materialization if event else None
         if found and found.asset_key == dg.AssetKey(key) and found.partition in (week, None):
@@ -75,13 +75,13 @@ def publish(
         raise dg.Failure(str(failed)) from failed
     return dg.MaterializeResult(
         metadata={
+            **describe(artifact),
             "version": artifact.version,
             "reused": artifact.reused,
             "folder": dg.MetadataValue.path(artifact.path),
             "lineage": dg.MetadataValue.json(artifact.manifest["lineage"]),
             "settings": dg.MetadataValue.json(artifact.manifest["settings"]),
             "build_seconds": float(artifact.manifest["seconds"]),
-            **describe(artifact),
         },
         data_version=dg.DataVersion(artifact.version),
         check_results=[_check_result(CheckOutcome(**stored)) for stored in artifact.manifest["checks"]],

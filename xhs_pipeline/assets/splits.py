@@ -19,6 +19,7 @@ GROUP, OWNERS = "labels_and_splits", ["team:trust-and-safety"]
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
     code_version="1",
     description="Snapshot of the adjudicated appeals: the label that the last decision on each post gave it. Open, withdrawn and "
@@ -26,11 +27,12 @@ GROUP, OWNERS = "labels_and_splits", ["team:trust-and-safety"]
 )
 def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.appeals.stages import outcomes_digest, read_outcomes, write_outcomes
-    from xhs_pipeline.privacy import load_hmac_key
+    from xhs_pipeline.privacy import keyed_hash, load_hmac_key
 
     policy = load_policy()
     try:
-        found = read_outcomes(workspace.load_source(), policy, load_hmac_key(workspace.root))
+        key = load_hmac_key(workspace.root)
+        found = read_outcomes(workspace.load_source(), policy, key)
     except (ValueError, FileNotFoundError) as problem:
         raise dg.Failure(str(problem), allow_retries=False) from problem
 
@@ -51,7 +53,7 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
         context,
         workspace.store,
         lambda work: write_outcomes(found, work),
-        inputs={"appeals": outcomes_digest(found)},
+        inputs={"appeals": outcomes_digest(found), "hmac_key": keyed_hash(key, "fingerprint")},
         settings={"labels": policy.wording["categories"]},
         code_version="1",
         describe=describe,
@@ -62,6 +64,7 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
     deps=[unique_posts, appeal_outcomes],
     group_name=GROUP,
     owners=OWNERS,
+    tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
     code_version="1",
     description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "

@@ -109,7 +109,7 @@ def _interleaved(posts_file: Path, chosen: set[str]) -> Iterator[pa.RecordBatch]
     done = 0
     waiting: list[pa.RecordBatch] = []
     for place in range(total[True] + total[False]):
-        due = (place + 1) * total[True] // (total[True] + total[False])
+        due = -(-(place + 1) * total[True] // (total[True] + total[False]))  # rounded up: the first row has one
         waiting.append(next(pictured if due > done else plain))
         done = due
         if len(waiting) == 64:

@@ -83,7 +83,10 @@ def augment(example: Example, rng: random.Random, protected: frozenset[int], cha
     start = end = run = 0
     for position, token in enumerate([*ids, next(iter(protected))]):
         if token in protected:
-            if position - run > end - start:
+            role = (
+                run > 0 and ids[run - 1] == ids[0]
+            )  # what follows <|im_start|>, a prompt's first token, is the template's
+            if position - run > end - start and not role:
                 start, end = run, position
             run = position + 1
     text = ids[start:end]

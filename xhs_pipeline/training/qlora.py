@@ -3,8 +3,10 @@
 One recipe for every checkpoint and device; transformers' Trainer runs the loop. What is judged, and how, is not here.
 """
 
+import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,6 +148,19 @@ def _progress(log: Callable[[str], None]) -> Any:
     return Progress()
 
 
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in `folder` that is whole, or None. One that a kill left half written is removed."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the Trainer writes it last
+        except (FileNotFoundError, json.JSONDecodeError):
+            shutil.rmtree(path)
+        else:
+            whole.append((state["global_step"], str(path)))
+    return max(whole)[1] if whole else None
+
+
 def train(
     base: Path,
     examples: Sequence[Example],
@@ -163,7 +178,6 @@ def train(
     """
     import torch
     from transformers import PrinterCallback, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     from xhs_pipeline.vlm.base import load_model
 
@@ -217,9 +231,7 @@ def train(
     # Every micro-batch brings the mean over its own tokens: the Trainer divides by the accumulation steps.
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)  # our own progress lines say it better
-    checkpoints = work / "checkpoints"
-    newest = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=newest)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(work / "checkpoints"))
     model.save_pretrained(work / "adapter")
     return {
         "history": trainer.state.log_history,

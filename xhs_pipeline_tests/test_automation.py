@@ -1,0 +1,214 @@
+"""The weekly schedule and the appeal sensor, on real instances."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from xhs_pipeline.appeals.stages import read_outcomes, write_outcomes
+from xhs_pipeline.artifacts import ArtifactStore, Built
+from xhs_pipeline.assets.posts import WEEKS
+from xhs_pipeline.automation import appeal_retrain, appeal_sensor, weekly_retrain
+from xhs_pipeline.definitions import defs
+from xhs_pipeline.policy import load_policy
+from xhs_pipeline.posts.source_yaml import load_source
+from xhs_pipeline.privacy import load_hmac_key
+from xhs_pipeline.resources import Workspace
+from xhs_pipeline_tests.test_appeals_events import event, lines
+
+POLICY = load_policy()
+NEEDED = int(POLICY.appeals["min_adjudicated"])
+SHANGHAI = ZoneInfo("Asia/Shanghai")
+
+
+# --- the weekly schedule ------------------------------------------------------------------------------------------------
+
+
+def requested(at: datetime) -> Any:
+    return weekly_retrain(dg.build_schedule_context(scheduled_execution_time=at))
+
+
+def test_every_monday_at_three_in_shanghai_last_weeks_partition_is_asked_for() -> None:
+    assert (weekly_retrain.cron_schedule, weekly_retrain.execution_timezone) == ("0 3 * * 1", "Asia/Shanghai")
+    request = requested(datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+    assert (request.partition_key, request.run_key) == ("2026-02-16", "week-2026-02-16")
+    assert requested(datetime(2026, 1, 5, 3, tzinfo=SHANGHAI)).partition_key == "2025-12-29"  # over the year's end
+
+
+def test_the_week_is_shanghais_whatever_zone_the_tick_is_told_in() -> None:
+    assert requested(datetime(2026, 2, 22, 19, tzinfo=UTC)).partition_key == "2026-02-16"  # the same moment
+
+
+def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time() -> None:
+    at = datetime(2026, 2, 23, 3, tzinfo=SHANGHAI)
+    assert requested(at).partition_key in WEEKS.get_partition_keys(current_time=at)
+
+
+def steps(job: str) -> set[str]:
+    return {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+
+def test_the_weekly_job_takes_the_weeks_as_its_partitions() -> None:
+    assert defs.resolve_job_def("weekly_job").partitions_def == WEEKS
+
+
+def test_the_weekly_job_runs_everything_and_the_appeal_job_what_follows_appeals() -> None:
+    everything = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    assert steps("weekly_job") == everything
+    assert steps("appeal_retrain") == everything - {"raw_posts", "clean_posts", "unique_posts"}
+    for job in ("weekly_job", "appeal_retrain"):  # a killed run is started again: see the instance's run_retries
+        assert int(defs.resolve_job_def(job).tags["dagster/max_retries"]) > 0
+
+
+# --- the appeal sensor --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A data folder with published posts, and a source that names an appeals file."""
+    monkeypatch.delenv("XHS_HMAC_KEY", raising=False)
+    (tmp_path / "source.yaml").write_text("format: jsonl\npath: posts.jsonl\nappeals: appeals.jsonl\n")
+    there = Workspace(data_dir=str(tmp_path / "data"), source=str(tmp_path / "source.yaml"))
+    publish(there.store, "unique_posts")
+    appeals(there, 0)
+    return there
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as there:
+        yield there
+
+
+def publish(store: ArtifactStore, key: str, write: Any = lambda work: Built({}), **lineage: str) -> str:
+    return store.build(key, write, inputs=lineage, settings={}, code_version="1", lineage=lineage).version
+
+
+def appeals(workspace: Workspace, decided: int, *more: dict[str, Any]) -> None:
+    """Write an appeals file with that many upheld appeals."""
+    events = []
+    for n in range(decided):
+        events += [
+            event(2 * n + 1, appeal=f"a-{n}", post=f"p-{n}"),
+            event(2 * n + 2, "upheld", appeal=f"a-{n}", post=f"p-{n}"),
+        ]
+    (Path(workspace.source).parent / "appeals.jsonl").write_bytes(lines(*events, *more))
+
+
+def tick(workspace: Workspace, instance: dg.DagsterInstance, cursor: str | None = None) -> tuple[Any, str | None]:
+    """What the sensor returns, and the cursor that it leaves."""
+    with dg.build_sensor_context(instance=instance, cursor=cursor, resources={"workspace": workspace}) as context:
+        result = appeal_sensor(context)
+        left = result.cursor if isinstance(result, dg.SensorResult) else context.cursor
+    return result, left
+
+
+def run_key(result: Any) -> str:
+    assert isinstance(result, dg.SensorResult) and result.run_requests is not None
+    (request,) = result.run_requests
+    assert request.run_key and "adjudicated" in request.tags["xhs/reason"]
+    return str(request.run_key)
+
+
+def test_without_posts_there_is_nothing_to_retrain_on(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    result, _ = tick(Workspace(data_dir=str(tmp_path / "empty"), source="nowhere.yaml"), instance)
+    assert isinstance(result, dg.SkipReason) and result.skip_message == "no posts yet: materialise a week first"
+
+
+def test_too_few_appeals_are_skipped_with_the_numbers(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    appeals(workspace, NEEDED - 3)
+    result, cursor = tick(workspace, instance)
+    assert isinstance(result, dg.SkipReason) and cursor == str(2 * (NEEDED - 3))
+    assert result.skip_message == f"{NEEDED - 3} of {NEEDED} adjudicated: waiting for 3 more"
+
+
+def test_open_and_withdrawn_appeals_do_not_count(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    first = 2 * NEEDED + 1
+    appeals(
+        workspace, NEEDED,
+        event(first, "withdrawn", appeal="a-0", post="p-0"), event(first + 1, appeal="open", post="p-x"),
+    )  # fmt: skip
+    result, _ = tick(workspace, instance)
+    assert isinstance(result, dg.SkipReason) and str(result.skip_message).startswith(f"{NEEDED - 1} of {NEEDED}")
+
+
+def test_a_missing_appeals_file_turns_the_tick_red(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    file = Path(workspace.source).parent / "appeals.jsonl"
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"appeals\.jsonl.*does not exist"):
+        tick(workspace, instance)
+
+
+def test_enough_appeals_ask_for_a_run_that_is_named_by_the_evidence(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    appeals(workspace, NEEDED)
+    result, cursor = tick(workspace, instance)
+    assert run_key(result).startswith("appeals-") and cursor == str(2 * NEEDED)
+    again, _ = tick(workspace, instance, cursor)
+    assert run_key(again) == run_key(result)  # so Dagster starts it once
+    appeals(workspace, NEEDED + 1)
+    assert run_key(tick(workspace, instance, cursor)[0]) != run_key(result)
+
+
+def test_after_a_restart_the_same_evidence_asks_for_the_same_run(workspace: Workspace, tmp_path: Path) -> None:
+    appeals(workspace, NEEDED)
+    home = str(tmp_path / "home")
+    Path(home).mkdir()
+    with dg.DagsterInstance.local_temp(home) as before:
+        first, cursor = tick(workspace, before)
+    # lines that change no label, such as an event written twice, are no new evidence
+    appeals(workspace, NEEDED, event(1, appeal="a-0", post="p-0"))
+    with dg.DagsterInstance.local_temp(home) as after:
+        assert run_key(tick(workspace, after, cursor)[0]) == run_key(first)
+        assert run_key(tick(workspace, after)[0]) == run_key(first)  # even if the cursor is lost
+
+
+def test_a_run_that_is_under_way_is_waited_for(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    appeals(workspace, NEEDED)
+    job = defs.resolve_job_def("appeal_retrain")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    result, cursor = tick(workspace, instance)
+    assert isinstance(result, dg.SkipReason) and "under way" in str(result.skip_message)
+    instance.report_run_canceled(run)
+    assert run_key(tick(workspace, instance, cursor)[0])
+
+
+def test_what_a_model_was_trained_on_is_not_new(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    appeals(workspace, NEEDED)
+    found = read_outcomes(load_source(Path(workspace.source)), POLICY, load_hmac_key(workspace.root))
+    store = workspace.store
+    outcomes = publish(store, "appeal_outcomes", lambda work: write_outcomes(found, work))
+    splits = publish(store, "sharegpt_splits", appeal_outcomes=outcomes)
+    publish(store, "adapter", sharegpt_splits=splits)
+    result, cursor = tick(workspace, instance)
+    assert isinstance(result, dg.SkipReason)
+    assert result.skip_message == f"0 of {NEEDED} adjudicated: waiting for {NEEDED} more"
+    appeals(workspace, 2 * NEEDED)
+    assert run_key(tick(workspace, instance, cursor)[0])
+    # a newer snapshot that no adapter was trained on yet changes nothing
+    table = pq.read_table(store.get("appeal_outcomes", outcomes).file("outcomes.parquet"))
+    publish(store, "appeal_outcomes", lambda work: pq.write_table(table, work / "outcomes.parquet") or Built({}), x="2")
+    assert run_key(tick(workspace, instance, cursor)[0])
+
+
+def test_a_line_cut_in_half_is_neither_counted_nor_an_error(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    appeals(workspace, NEEDED - 1, event(1000, appeal="last", post="p-last"))
+    file = Path(workspace.source).parent / "appeals.jsonl"
+    whole = json.dumps(event(1001, "upheld", appeal="last", post="p-last"), ensure_ascii=False)
+    with file.open("a", encoding="utf-8") as appending:
+        appending.write(whole[:50])
+    assert isinstance(tick(workspace, instance)[0], dg.SkipReason)
+    with file.open("a", encoding="utf-8") as appending:
+        appending.write(whole[50:] + "\n")
+    assert run_key(tick(workspace, instance)[0])
+
+
+def test_the_sensor_starts_the_appeal_job() -> None:
+    assert appeal_sensor.job_name == appeal_retrain.name == "appeal_retrain"
