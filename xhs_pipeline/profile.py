@@ -67,6 +67,9 @@ class Profile(BaseModel):
     )
     augmentation: float = Field(0.0, ge=0, le=1, description="share of examples whose post text loses or turns tokens")
     evaluations: int = Field(3, ge=1, description="evenly spaced validations; the best one is kept")
+    checkpoints: int = Field(
+        10, ge=1, description="evenly spaced saves: what a killed run loses is one interval at most"
+    )
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = True
     seed: int = 20260216

@@ -9,7 +9,7 @@ import pytest
 # Before torch loads: on a busy machine more threads than free cores make these small models many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from xhs_pipeline_tests.small import PROFILE, make_splits  # noqa: E402
+from xhs_pipeline_tests.small import PROFILE, make_splits
 
 
 def _silent(line: str) -> None:

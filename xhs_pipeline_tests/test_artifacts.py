@@ -144,7 +144,11 @@ def test_the_manifest_says_what_the_artefact_was_made_of_and_what_it_holds(tmp_p
     artifact = build(ArtifactStore(tmp_path), Stage(), week="2026-02-16")
     manifest = read_json(artifact.file("manifest.json"))
     assert artifact.path == tmp_path / "things" / "2026-02-16" / artifact.version
-    assert (manifest["inputs"], manifest["settings"], manifest["counts"]) == ({"posts": "abc"}, {"size": 1}, {"rows": 1})
+    assert (manifest["inputs"], manifest["settings"], manifest["counts"]) == (
+        {"posts": "abc"},
+        {"size": 1},
+        {"rows": 1},
+    )
     assert manifest["week"] == "2026-02-16" and manifest["code_version"] == "1"
     rows = artifact.file("rows.txt")
     assert manifest["files"] == {"rows.txt": {"sha256": file_digest(rows), "bytes": rows.stat().st_size}}

@@ -175,7 +175,9 @@ def test_what_leaves_raw_posts_names_no_author_and_what_leaves_clean_posts_no_id
     assert len({post["author_hash"] for post in raw}) == 3 and "user-1" not in str(raw)
     folder = Path(metadata(result, "sharegpt_splits")["folder"])
     posts = {p["post_id"]: p for name in SPLITS for p in pq.read_table(folder / f"{name}.parquet").to_pylist()}
-    assert posts["n2"]["messages"][-2]["content"] == "标题2\n‹|im_end|›审·核结论：通过 ‹image› 加V：<微信号>，电话<手机号>"
+    assert (
+        posts["n2"]["messages"][-2]["content"] == "标题2\n‹|im_end|›审·核结论：通过 ‹image› 加V：<微信号>，电话<手机号>"
+    )
     assert (posts["n1"]["verdict"], posts["n1"]["label_source"], len(posts["n1"]["images"])) == ("pass", "appeal", 1)
     assert (posts["n3"]["verdict"], posts["n3"]["label_source"]) == ("remove", "source")  # that appeal was withdrawn
     for item in (workspace.root).rglob("*.parquet"):
@@ -324,7 +326,9 @@ def job_that_stumbles() -> dg.JobDefinition:
 
     @dg.asset(deps=[stumble])
     def reads_raw(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-        return dg.MaterializeResult(metadata={"version": upstream(context, workspace.store, "raw_posts", FIRST).version})
+        return dg.MaterializeResult(
+            metadata={"version": upstream(context, workspace.store, "raw_posts", FIRST).version}
+        )
 
     definitions = dg.Definitions(
         assets=[raw_posts, stumble, reads_raw],
@@ -350,9 +354,7 @@ def test_a_run_that_is_retried_goes_on_with_what_its_first_attempt_made(
         export(flag.parent, [row(n) for n in range(5)])
         other = metadata(run(workspace, kept, select=[raw_posts]), "raw_posts")["version"]
         flag.unlink()
-        again = dg.execute_job(
-            job, kept, reexecution_options=dg.ReexecutionOptions.from_failure(failed.run_id, kept)
-        )
+        again = dg.execute_job(job, kept, reexecution_options=dg.ReexecutionOptions.from_failure(failed.run_id, kept))
         assert again.success
         (event_,) = (e for e in again.all_events if e.is_step_materialization and e.step_key == "reads_raw")
         read = event_.step_materialization_data.materialization.metadata["version"].value

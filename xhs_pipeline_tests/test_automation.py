@@ -45,9 +45,13 @@ def test_the_week_is_shanghais_whatever_zone_the_tick_is_told_in() -> None:
     assert requested(datetime(2026, 2, 22, 19, tzinfo=UTC)).partition_key == "2026-02-16"  # the same moment
 
 
-def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time() -> None:
+def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time(instance: dg.DagsterInstance) -> None:
     at = datetime(2026, 2, 23, 3, tzinfo=SHANGHAI)
     assert requested(at).partition_key in WEEKS.get_partition_keys(current_time=at)
+    with dg.build_schedule_context(instance, at, repository_def=defs.get_repository_def()) as context:
+        tick = defs.resolve_schedule_def("weekly_retrain").evaluate_tick(context)
+    (request,) = tick.run_requests or []
+    assert request.tags["dagster/partition"] == "2026-02-16"
 
 
 def steps(job: str) -> set[str]:

@@ -70,12 +70,16 @@ def test_domain_modules_know_no_dagster() -> None:
 
 
 def test_the_assets_stand_in_the_order_the_data_flows() -> None:
-    assert [asset.key.to_user_string() for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition)] == ORDER
+    assert [
+        asset.key.to_user_string() for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition)
+    ] == ORDER
 
 
 def test_every_asset_depends_on_what_it_reads() -> None:
     graph = defs.resolve_asset_graph()
-    found = {k.to_user_string(): {p.to_user_string() for p in graph.get(k).parent_keys} for k in graph.get_all_asset_keys()}
+    found = {
+        k.to_user_string(): {p.to_user_string() for p in graph.get(k).parent_keys} for k in graph.get_all_asset_keys()
+    }
     assert found == PARENTS
 
 

@@ -120,7 +120,11 @@ def test_a_csv_needs_no_source_when_its_columns_have_our_names(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("posts.csv", "id,text\n1,a\n", r"posts\.csv, line 1: nothing is mapped to post_id; nothing is mapped to any of"),
+        (
+            "posts.csv",
+            "id,text\n1,a\n",
+            r"posts\.csv, line 1: nothing is mapped to post_id; nothing is mapped to any of",
+        ),
         ("posts.jsonl", '{"id": 1, "text": "a"}\n', r"posts\.jsonl: nothing is mapped to post_id.*columns found"),
         ("posts.xlsx", "not a workbook", r"posts\.xlsx: not a readable xlsx workbook"),
         ("posts.parquet", "not parquet", r"posts\.parquet: not a readable parquet file"),

@@ -156,8 +156,10 @@ def test_trained_embeddings_stay_tied_with_the_head(small_checkpoint: Path, smal
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     model(**batch).loss.backward()
     optimiser.step()
-    assert model.get_input_embeddings().modules_to_save["default"].weight.equal(
-        model.get_output_embeddings().modules_to_save["default"].weight
+    assert (
+        model.get_input_embeddings()
+        .modules_to_save["default"]
+        .weight.equal(model.get_output_embeddings().modules_to_save["default"].weight)
     )
     unused = [i for i in range(len(small_processor.tokenizer)) if i not in batch["input_ids"].unique()]
     assert trained[0].grad[unused].abs().sum() > 0, "the head trains words that the post does not hold"
@@ -386,12 +388,12 @@ def test_a_checkpoint_that_was_only_half_written_is_passed_over(
     class Killed(Exception):
         pass
 
-    def attempt(work: Path, stop_after: int | None) -> tuple[dict[str, Any] | None, list[str]]:
-        calls = iter(range(1, 100))
+    def attempt(work: Path, killed_at: int | None, evaluated: int = 0) -> tuple[dict[str, Any] | None, list[str]]:
+        calls = iter(range(evaluated + 1, 100))
 
         def validate(model: Any) -> dict[str, float]:
             number = next(calls)
-            if number == stop_after:
+            if number == killed_at:
                 raise Killed
             return {"macro_f1": float(number)}
 
@@ -410,7 +412,7 @@ def test_a_checkpoint_that_was_only_half_written_is_passed_over(
     half = checkpoints / "checkpoint-6"
     half.mkdir()
     shutil.copy(checkpoints / "checkpoint-4" / "adapter_model.safetensors", half)
-    again, said = attempt(tmp_path / "work", None)
+    again, said = attempt(tmp_path / "work", None, evaluated=2)
     assert "adapter: resumed from step 4/8" in said
     assert whole and again and again["steps"] == whole["steps"] == 8
     one, other = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("whole", "work"))

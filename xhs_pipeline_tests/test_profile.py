@@ -1,6 +1,5 @@
 """Profiles: what each machine size trains with, and what a wrong setting says."""
 
-import os
 import re
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from xhs_pipeline.splits.conversation import render_prompt
 def test_every_profile_that_is_shipped_loads(name: str) -> None:
     profile = load_profile(name)
     assert name in profile_names()
-    local = profile.base_model == "tiny" or os.sep not in profile.base_model.strip("./")
-    if not local:  # a hub id may move under us unless a commit is named
+    if profile.base_model != "tiny":  # a hub id may move under us unless a commit is named
         assert re.fullmatch(r"[0-9a-f]{40}", profile.base_revision)
     shares = profile.validation_share + profile.calibration_share + profile.test_share
-    assert 0 < shares < 1 and profile.text_head + profile.text_tail >= 0
+    assert 0 < shares < 1
 
 
 def test_the_three_promised_profiles_are_there() -> None:
@@ -108,7 +106,9 @@ def test_every_setting_can_be_overridden_in_the_launchpad(monkeypatch: pytest.Mo
     resource = profile_resource()
     assert isinstance(resource, ProfileSettings) and resource.resolve() == load_profile("qwen2-vl-2b")
     changed = type(resource)(epochs=1, train_quotas={"正常": 100}, prompt="short")
-    assert changed.resolve() == load_profile("qwen2-vl-2b", {"epochs": 1, "train_quotas": {"正常": 100}, "prompt": "short"})
+    assert changed.resolve() == load_profile(
+        "qwen2-vl-2b", {"epochs": 1, "train_quotas": {"正常": 100}, "prompt": "short"}
+    )
     with pytest.raises(ValueError, match="precision"):
         type(resource)(precision="fp16").resolve()
 

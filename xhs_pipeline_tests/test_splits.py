@@ -48,7 +48,8 @@ def test_chat_template_tokens_of_a_post_are_words_afterwards(token: str) -> None
 
 
 @pytest.mark.parametrize(
-    "token", ["<image>", "<IMAGE>", "< image >", "<Image >", "<video>", "<audio>", "<img>", "</tool_call>", "<box>", "<s>"]
+    "token",
+    ["<image>", "<IMAGE>", "< image >", "<Image >", "<video>", "<audio>", "<img>", "</tool_call>", "<box>", "<s>"],
 )
 def test_placeholders_of_a_post_are_words_afterwards_whatever_their_case_and_spacing(token: str) -> None:
     text = neutralise(f"看{token}图", POLICY)
@@ -189,7 +190,9 @@ def test_posts_that_arrive_later_push_out_only_as_many_as_they_are() -> None:
     after = balance([*posts, *((f"new-{n}", "正常") for n in range(10))], {"正常": 50}, NAMES, 7).kept
     assert len(after) == 50 and {p for p in after if not p.startswith("new")} <= before
     # posts of another label change nothing at all
-    assert balance([*posts, *posts_of(诈骗=30)], {"正常": 50}, NAMES, 7).kept - {f"诈骗-{n}" for n in range(30)} == before
+    assert (
+        balance([*posts, *posts_of(诈骗=30)], {"正常": 50}, NAMES, 7).kept - {f"诈骗-{n}" for n in range(30)} == before
+    )
 
 
 # --- the files ----------------------------------------------------------------------------------------------------------
@@ -450,7 +453,9 @@ def test_the_parquet_files_load_with_hugging_face_datasets(tmp_path: Path) -> No
     datasets = pytest.importorskip("datasets", reason="datasets is not installed; it is no dependency of the project")
     work, _, splits = write(tmp_path, sample())
     loaded = datasets.load_dataset(
-        "parquet", data_files={name: str(work / f"{name}.parquet") for name in SPLITS}, cache_dir=str(tmp_path / "cache")
+        "parquet",
+        data_files={name: str(work / f"{name}.parquet") for name in SPLITS},
+        cache_dir=str(tmp_path / "cache"),
     )
     for name in SPLITS:
         assert loaded[name]["messages"][:] == [row["messages"] for row in splits[name]]

@@ -12,7 +12,7 @@ import pytest
 from xhs_pipeline.worker import StageFailed, run
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = '''
+STAGES = """
 import os, signal, sys, time
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def wait(log):
 
 def not_json(log):
     return {"labels": {"a"}}
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

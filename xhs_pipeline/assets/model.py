@@ -137,8 +137,9 @@ def merged_model(
     context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
 ) -> dg.MaterializeResult:
     store, settings, policy = workspace.store, profile.resolve(), load_policy()
-    splits, base = upstream(context, store, "sharegpt_splits"), upstream(context, store, "base_model")
-    tuned = upstream(context, store, "adapter")
+    splits, tuned = upstream(context, store, "sharegpt_splits"), upstream(context, store, "adapter")
+    # The base that this adapter was trained on, not the latest: another one of the same shape would merge without a word.
+    base = store.get("base_model", tuned.manifest["lineage"]["base_model"])
     arguments = {
         "base": str(base.path), "adapter": str(tuned.path), "splits": str(splits.path), "profile": settings.model_dump(),
     }  # fmt: skip

@@ -16,15 +16,20 @@ Describe = Callable[[Artifact], dict[str, Any]]
 
 
 def upstream(context: dg.AssetExecutionContext, store: ArtifactStore, key: str, week: str | None = None) -> Artifact:
-    """The version of `key` that this run materialised, else the latest one.
+    """The version of `key` that this run materialised (or the run that it retries), else the latest one.
 
     Raises dg.Failure when there is none.
     """
-    for entry in context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
-        event = entry.dagster_event
-        found = event.step_materialization_data.materialization if event else None
-        if found and found.asset_key == dg.AssetKey(key) and found.partition in (week, None):
-            return store.get(key, (found.tags or {})["dagster/data_version"], week)
+    run: dg.DagsterRun | None = context.run
+    while (
+        run is not None
+    ):  # a retry runs the failed steps only, so what came before them stands in the logs of its parent
+        for entry in context.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+            event = entry.dagster_event
+            found = event.step_materialization_data.materialization if event else None
+            if found and found.asset_key == dg.AssetKey(key) and found.partition in (week, None):
+                return store.get(key, (found.tags or {})["dagster/data_version"], week)
+        run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
     artifact = store.latest(key, week)
     if artifact is None:
         where = f" for week {week}" if week else ""

@@ -137,7 +137,7 @@ def _loss_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
         axes = figure.add_subplot()
         right = axes.twinx()
         broken = 0
-        for key, name, colour, marker, side in (
+        for key, name, colour, marker, plot in (
             ("loss", "training loss", OTHER[0], None, axes),
             ("eval_macro_f1", "validation macro-F1 (right)", MODEL, "o", right),
         ):
@@ -147,8 +147,8 @@ def _loss_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
             if finite:
                 x, y = zip(*_thinned(finite), strict=True)
                 marker = marker or ("o" if len(finite) == 1 else None)  # a line through one point is invisible
-                (line,) = side.plot(x, y, color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
-                if side is right:
+                (line,) = plot.plot(x, y, color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
+                if plot is right:
                     axes.add_line(Line2D([], [], color=line.get_color(), marker=marker, markersize=3.5, label=name))
         right.set_ylim(0, 1)
         right.spines["top"].set_visible(False)

@@ -35,6 +35,21 @@ def check_adapter(adapter: Path, model: Any) -> dict[str, Any]:
     return {"lora_modules": len(norms), "lora_tensors": len(stored), "smallest_update_norm": min(norms.values())}
 
 
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """`model` with the adapter on it. Raises ValueError when the adapter's tensors have other shapes than the model's."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(
+            f"{adapter}: does not fit its base: {first} Merge with the base the adapter was trained on"
+        ) from error
+
+
 def merge(
     base: Path,
     adapter: Path,
@@ -52,7 +67,6 @@ def merge(
     quantised training base. A merge into the quantised base loses quality, so that is only compared, never written.
     """
     import torch
-    from peft import PeftModel
 
     from xhs_pipeline.judgement.scoring import judge_examples
     from xhs_pipeline.vlm.base import load_model
@@ -62,10 +76,10 @@ def merge(
         judged = list(judge_examples(model, processor, policy, probe, profile.score_batch_size))
         return [j.verdict for j in judged], torch.tensor([list(j.verdict_probs.values()) for j in judged])
 
-    trained_on = PeftModel.from_pretrained(load_model(base, profile, profile.quantization, on="cpu"), str(adapter))
+    trained_on = with_adapter(load_model(base, profile, profile.quantization, on="cpu"), adapter)
     quantised_verdicts, _ = verdicts(trained_on)
     del trained_on
-    model = PeftModel.from_pretrained(load_model(base, profile, on="cpu"), str(adapter))
+    model = with_adapter(load_model(base, profile, on="cpu"), adapter)
     proof = check_adapter(adapter, model)
     adapter_verdicts, adapter_probs = verdicts(model)
     log(f"merged_model: merging {proof['lora_modules']} modules")

@@ -5,6 +5,7 @@ One recipe for every checkpoint and device; transformers' Trainer runs the loop.
 
 import json
 import math
+import os
 import random
 import shutil
 import time
@@ -87,7 +88,7 @@ def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset
     return Run()
 
 
-def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]] | None) -> Any:
+def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]] | None, keep: Callable[[Any], None]) -> Any:
     import torch
     from transformers import Trainer
 
@@ -112,6 +113,9 @@ def _trainer_class(run: Any, validate: Callable[[Any], dict[str, float]] | None)
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             assert validate is not None
             metrics = {f"eval_{k}": v for k, v in validate(self.model).items()}
+            # The Trainer notes the best score after this; it is part of a checkpoint, so a resumed run compares with it too.
+            if self.state.best_metric is None or metrics["eval_macro_f1"] > self.state.best_metric:
+                keep(self.model)
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
@@ -190,7 +194,7 @@ def train(
     )
     run = _dataset(examples, profile, protected)
     steps = math.ceil(len(run) / (profile.batch_size * profile.accumulation))
-    every = max(1, math.ceil(steps / profile.evaluations))
+    best = work / "adapter"
     arguments = TrainingArguments(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=1,  # the run's order already repeats the records `epochs` times
@@ -205,11 +209,10 @@ def train(
         bf16=profile.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="steps" if validate else "no",
-        eval_steps=every,
+        eval_steps=math.ceil(steps / profile.evaluations),
         save_strategy="steps",
-        save_steps=every,
+        save_steps=math.ceil(steps / profile.checkpoints),
         save_total_limit=2,
-        load_best_model_at_end=validate is not None,  # without a validation split the last step is kept
         metric_for_best_model="eval_macro_f1",
         greater_is_better=True,
         logging_steps=max(1, steps // 40),
@@ -224,19 +227,30 @@ def train(
     def collate(rows: list[Example]) -> dict[str, Any]:
         return {**pad(rows, processor, profile.rationale_weight), "post_ids": [row.post_id for row in rows]}
 
-    trainer = _trainer_class(run, validate)(
-        model=model, args=arguments, train_dataset=run, eval_dataset=run, data_collator=collate,
+    def keep(trained: Any) -> None:
+        shutil.rmtree(work / ".adapter", ignore_errors=True)
+        trained.save_pretrained(work / ".adapter")
+        shutil.rmtree(best, ignore_errors=True)
+        os.replace(work / ".adapter", best)
+
+    trainer = _trainer_class(run, validate, keep)(
+        model=model,
+        args=arguments,
+        train_dataset=run,
+        eval_dataset=run,
+        data_collator=collate,
         callbacks=[_progress(log)],
-    )  # fmt: skip
+    )
     # Every micro-batch brings the mean over its own tokens: the Trainer divides by the accumulation steps.
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)  # our own progress lines say it better
     trainer.train(resume_from_checkpoint=newest_checkpoint(work / "checkpoints"))
-    model.save_pretrained(work / "adapter")
+    if validate is None:
+        keep(model)  # nothing to choose by: the last step
     return {
         "history": trainer.state.log_history,
         "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
+        "best_step": trainer.state.best_global_step if validate else trainer.state.global_step,
         "adapted_modules": sorted(n for n, m in model.named_modules() if hasattr(m, "lora_A")),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "trained_records": len(examples),

@@ -12,30 +12,52 @@ NOT_QUANTISED = ["model.visual", "lm_head"]
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read and check `config.json` and the list of weight files of a checkpoint folder.
+    """Read and check `config.json`, the list of weight files and their headers in a checkpoint folder.
 
     Raises ValueError naming the file, what it holds, what was expected and how to mend it: a wrong model type, a shard
-    that the index names and the folder lacks, or no safetensors at all.
+    that the index names and the folder lacks, a shard that was cut short, or no safetensors at all.
     """
+    from safetensors import SafetensorError, safe_open
+
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ValueError(
             f"{config_file}: missing; expected a Qwen2-VL checkpoint folder (config.json, tokenizer, safetensors)"
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = _read_object(config_file)
     if config.get("model_type") != "qwen2_vl":
         raise ValueError(
             f"{config_file}: model_type is {config.get('model_type')!r}, expected 'qwen2_vl'; point base_model at a Qwen2-VL checkpoint"
         )
     index = folder / "model.safetensors.index.json"
+    shards = ["model.safetensors"]
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        shards = ["model.safetensors"]
+        weight_map = _read_object(index).get("weight_map") or {}
+        if not weight_map:
+            raise ValueError(f"{index}: no weight_map; download or copy the checkpoint again")
+        shards = sorted(set(weight_map.values()))
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder}: weight files missing: {', '.join(missing)}; download or copy the checkpoint again")
+    for name in shards:
+        try:
+            with safe_open(folder / name, framework="np"):  # reads the header and compares it with the file's size
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{folder / name}: not a whole safetensors file ({error}); download or copy the checkpoint again"
+            ) from error
     return {"model_type": config["model_type"], "shards": shards}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not JSON ({error}); download or copy the checkpoint again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: a {type(found).__name__}, expected an object; download or copy the checkpoint again")
+    return found
 
 
 def resolve_checkpoint(profile: Profile) -> Path | None:

@@ -38,6 +38,8 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     missing = [name for name in ("preprocessor_config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        missing.append("tokenizer.json")
     if missing:
         raise ValueError(
             f"{folder}: {', '.join(missing)} missing; expected the published layout of a Qwen2-VL checkpoint"
