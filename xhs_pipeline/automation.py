@@ -1,6 +1,6 @@
 """weekly_retrain and appeal_sensor: thin skins. What makes a retrain worth it is decided in plain functions (appeals.decision)."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -13,6 +13,7 @@ from xhs_pipeline.resources import Workspace
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 # A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint.
 RETRIES = {"dagster/max_retries": "2"}
+RUN_RETENTION = timedelta(days=365)
 
 weekly_job = dg.define_asset_job(
     "weekly_job",
@@ -67,3 +68,18 @@ def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> 
         return dg.SkipReason(decision.reason)
     request = dg.RunRequest(run_key=decision.run_key, tags={"xhs/reason": decision.reason[:200]})
     return dg.SensorResult(run_requests=[request], cursor=str(decision.cursor))
+
+
+@dg.sensor(
+    minimum_interval_seconds=24 * 3600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=f"Forgets finished runs older than {RUN_RETENTION.days} days; ticks are bounded in dagster.yaml, which knows no such "
+    "setting for runs. Artefacts are not touched.",
+)
+def run_retention(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    before = datetime.now(UTC) - RUN_RETENTION
+    old = context.instance.get_run_records(dg.RunsFilter(statuses=finished, created_before=before), limit=500)
+    for record in old:
+        context.instance.delete_run(record.dagster_run.run_id)
+    return dg.SkipReason(f"{len(old)} runs forgotten that began before {before:%Y-%m-%d}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROFILES_DIR = Path(__file__).with_name("profiles")
 
@@ -31,7 +31,7 @@ class Profile(BaseModel):
     max_pixels: int = Field(589824, ge=784, description="largest; 28 x 28 pixels are one token")
     max_length: int = Field(2048, ge=32, description="tokens of prompt and answer together")
 
-    # splits
+    # splits; what the three shares leave is train
     validation_share: float = Field(0.1, ge=0, lt=1)
     calibration_share: float = Field(0.05, ge=0, lt=1)
     test_share: float = Field(0.2, ge=0, lt=1)
@@ -87,6 +87,15 @@ class Profile(BaseModel):
     tiny_vision_depth: int = Field(2, ge=1)
     tiny_pretrain_epochs: int = Field(0, ge=0, description="language-model passes over the train split's texts")
 
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "Profile":
+        held_out = self.validation_share + self.calibration_share + self.test_share
+        if held_out >= 1:
+            raise ValueError(
+                f"validation, calibration and test share sum to {held_out:g}; expected less than 1, the rest is train"
+            )
+        return self
+
 
 def profile_names() -> list[str]:
     """Names that `XHS_PROFILE` may take beside the path of a YAML file."""
@@ -116,7 +125,9 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     try:
         return Profile(**values)
     except ValidationError as error:
-        problems = "; ".join(f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            f"{e['loc'][0]}={e['input']!r}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
+        )
         raise ValueError(f"{path}: {problems}") from error
 
 

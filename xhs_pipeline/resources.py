@@ -46,8 +46,11 @@ class ProfileSettings(dg.ConfigurableResource):
     """The settings of a run: the chosen profile with what the run's config overrides."""
 
     def resolve(self) -> Profile:
-        """The validated profile. Raises ValueError naming the setting when an override does not fit."""
-        return Profile(**{name: getattr(self, name) for name in Profile.model_fields})
+        """The validated profile. Raises dg.Failure (no retries) naming the setting when an override does not fit."""
+        try:
+            return Profile(**{name: getattr(self, name) for name in Profile.model_fields})
+        except ValueError as problem:
+            raise dg.Failure(f"profile settings: {problem}", allow_retries=False) from problem
 
 
 def profile_resource() -> Any:

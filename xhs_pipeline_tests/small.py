@@ -1,11 +1,7 @@
 """A few dozen synthetic posts and the smallest model of the real class: what the tests of the model's stages share."""
 
 import io
-import os
 import random
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +97,3 @@ def conversation(
     """The messages of a post as sharegpt_splits writes them, with the embedded profile's prompt."""
     prompt = render_prompt(title, body, POLICY, PROFILE.prompt)
     return to_messages(prompt, images, render_answer(*answer, POLICY, rationale) if answer else None)
-
-
-def wait_for_ever(pid_file: str, log: Callable[[str], None]) -> dict[str, Any]:
-    """A stage that never ends by itself; it writes its process id first."""
-    Path(pid_file).write_text(str(os.getpid()))
-    log("waiting")
-    while True:
-        time.sleep(0.1)
-
-
-def die(log: Callable[[str], None]) -> dict[str, Any]:
-    """A stage that the system kills, as it does when memory runs out."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    return {}

@@ -21,9 +21,8 @@ def upstream(context: dg.AssetExecutionContext, store: ArtifactStore, key: str, 
     Raises dg.Failure when there is none.
     """
     run: dg.DagsterRun | None = context.run
-    while (
-        run is not None
-    ):  # a retry runs the failed steps only, so what came before them stands in the logs of its parent
+    # A retry runs the failed steps only: what came before them stands in the log of the run it retries.
+    while run is not None:
         for entry in context.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
             event = entry.dagster_event
             found = event.step_materialization_data.materialization if event else None
