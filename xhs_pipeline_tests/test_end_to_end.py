@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,18 +190,20 @@ def test_every_row_of_the_source_is_kept_quarantined_or_removed_as_a_duplicate(p
     assert rows(place.latest("evaluation_report"), "predictions.parquet") == rows(splits, "test.parquet")
 
 
-def test_what_was_quarantined_is_what_was_planted(place: Place, first: Run) -> None:
+def test_what_was_quarantined_is_what_was_planted_and_nothing_else(place: Place, first: Run) -> None:
     for key in WEEKLY:
-        planted = {
-            row["post_id"]
-            for plant in TRUTH["planted"]
-            if plant["expect"]["stage"] == key and plant["expect"]["outcome"] == "quarantined"
-            for row in plant["rows"]
-            if row["week"] == WEEK and row.get("post_id")
-        }
+        planted: Counter[str | None] = Counter()
+        for plant in TRUTH["planted"]:
+            if (plant["expect"]["stage"], plant["expect"]["outcome"]) == (key, "quarantined"):
+                here = sum(row["week"] == WEEK for row in plant["rows"])
+                planted[plant["expect"].get("reason")] += here - (
+                    plant["kind"] == "duplicate_post_id"
+                )  # its first stays
         table = pq.read_table(place.latest(key).file("quarantine.parquet"))
-        assert set(table["stage"].to_pylist()) == {key}
-        assert planted <= {*table["post_id"].to_pylist(), None}, key
+        assert set(table["stage"].to_pylist()) == {key} and all(table["detail"].to_pylist())
+        assert planted.total() == table.num_rows > 0
+        if None not in planted:
+            assert planted == Counter(table["reason"].to_pylist())
 
 
 # no person is named
