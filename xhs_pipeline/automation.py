@@ -7,6 +7,7 @@ import dagster as dg
 
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.splits import appeal_outcomes
+from xhs_pipeline.liveness import end_dead_runs
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.resources import Workspace
 
@@ -57,6 +58,7 @@ def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> 
     if store.latest("unique_posts") is None:
         return dg.SkipReason("no posts yet: materialise a week first")
     outcomes = read_outcomes(workspace.load_source(), policy, load_hmac_key(workspace.root)).outcomes
+    end_dead_runs(context.instance)  # or a killed run would look under way for ever
     under_way = context.instance.get_runs_count(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
     )

@@ -7,6 +7,7 @@ from xhs_pipeline.assets.model import adapter, base_model, merged_model
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.splits import appeal_outcomes, sharegpt_splits
 from xhs_pipeline.automation import appeal_retrain, appeal_sensor, run_retention, weekly_job, weekly_retrain
+from xhs_pipeline.liveness import living_in_process_executor
 from xhs_pipeline.resources import Workspace, profile_resource
 
 defs = dg.Definitions(
@@ -28,5 +29,5 @@ defs = dg.Definitions(
     resources={"workspace": Workspace(data_dir="", source=""), "profile": profile_resource()},
     # Steps share one process: starting one costs 2.5 s here, and everything that loads a model or may be killed for memory
     # runs in a child process of its own anyway (xhs_pipeline.worker).
-    executor=dg.in_process_executor,
+    executor=living_in_process_executor,
 )

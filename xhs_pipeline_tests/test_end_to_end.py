@@ -64,7 +64,7 @@ class Place:
     def call(self, *command: str) -> Run:
         started = time.monotonic()
         done = subprocess.run(
-            command, env=self.environment, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400
+            command, env=self.environment, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600
         )
         return Run(done.returncode, done.stdout.decode("utf-8"), time.monotonic() - started)
 

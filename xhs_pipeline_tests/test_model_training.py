@@ -231,6 +231,16 @@ def test_accumulated_gradients_are_the_gradients_of_the_whole_batch(
         assert float((tensor - weights_4[name]).abs().max()) < 1e-3, name
 
 
+def test_without_a_validation_split_the_last_step_is_kept(
+    small_checkpoint: Path, small_processor: Any, alike: list[Example], tmp_path: Path
+) -> None:
+    profile = PLAIN.model_copy(update={"epochs": 3})
+    found = train(small_checkpoint, alike, None, small_processor, profile, tmp_path, quiet)
+    assert found["best_step"] == found["steps"] == 3
+    assert not [entry for entry in found["history"] if "eval_macro_f1" in entry]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_max_steps_ends_a_run_early(
     small_checkpoint: Path, small_processor: Any, alike: list[Example], tmp_path: Path
 ) -> None:
@@ -361,9 +371,11 @@ def test_a_training_killed_after_a_checkpoint_ends_with_the_adapter_of_an_undist
     )
     best = max((e for e in undisturbed if "eval_macro_f1" in e), key=lambda e: (e["eval_macro_f1"], -e["step"]))
     assert best["step"] > at, "the kept weights were trained after the resume, or this test would show nothing"
-    curves = [[(e["step"], e["loss"]) for e in history if "loss" in e] for history in (undisturbed, again)]
-    assert [step for step, _ in curves[0]] == [step for step, _ in curves[1]]
-    assert [loss for _, loss in curves[1]] == pytest.approx([loss for _, loss in curves[0]], abs=1e-5)
+    curves = [{e["step"]: e["loss"] for e in history if "loss" in e} for history in (undisturbed, again)]
+    assert list(curves[0]) == list(curves[1])
+    # each logged loss is a mean since the one before; the first one after the resume misses the steps before the kill
+    joined = next(step for step in curves[0] if step > at)
+    assert all(curves[1][step] == pytest.approx(curves[0][step], abs=1e-5) for step in curves[0] if step != joined)
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in (small_adapter, work))
     assert set(one) == set(other)
     worst = max(float((one[name] - other[name]).abs().max()) for name in one)
@@ -371,8 +383,14 @@ def test_a_training_killed_after_a_checkpoint_ends_with_the_adapter_of_an_undist
     assert worst <= 1e-5
 
 
-def test_a_checkpoint_that_was_only_half_written_is_passed_over(
-    small_checkpoint: Path, small_processor: Any, alike: list[Example], tmp_path: Path
+@pytest.mark.parametrize(("scores", "best"), [((1, 2, 3, 4), 8), ((4, 1, 2, 3), 2)], ids=["rising", "falling"])
+def test_a_checkpoint_that_was_only_half_written_is_passed_over_and_the_best_adapter_is_kept(
+    small_checkpoint: Path,
+    small_processor: Any,
+    alike: list[Example],
+    tmp_path: Path,
+    scores: tuple[int, ...],
+    best: int,
 ) -> None:
     """A kill in the middle of writing a checkpoint leaves the newest one without its last file."""
     from safetensors.torch import load_file
@@ -387,10 +405,10 @@ def test_a_checkpoint_that_was_only_half_written_is_passed_over(
             number = next(calls)
             if number == killed_at:
                 raise Killed
-            return {"macro_f1": float(number)}
+            return {"macro_f1": float(scores[number - 1])}
 
         said: list[str] = []
-        profile = PLAIN.model_copy(update={"batch_size": 4, "epochs": 8, "evaluations": 4})
+        profile = PLAIN.model_copy(update={"batch_size": 4, "epochs": 8, "evaluations": 4, "checkpoints": 4})
         try:
             return train(small_checkpoint, alike, validate, small_processor, profile, work, said.append), said
         except Killed:
@@ -407,6 +425,7 @@ def test_a_checkpoint_that_was_only_half_written_is_passed_over(
     again, said = attempt(tmp_path / "work", None, evaluated=2)
     assert "adapter: resumed from step 4/8" in said
     assert whole and again and again["steps"] == whole["steps"] == 8
+    assert again["best_step"] == whole["best_step"] == best
     one, other = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("whole", "work"))
     assert max(float((one[name] - other[name]).abs().max()) for name in one) <= 1e-5
 
