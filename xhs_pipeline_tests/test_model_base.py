@@ -11,9 +11,9 @@ import pytest
 
 from xhs_pipeline.artifacts import file_digest, read_json
 from xhs_pipeline.profile import Profile, load_profile
-from xhs_pipeline.training.batches import pad, tokenise
 from xhs_pipeline.training.stages import build_base, checkpoint_folder, train_adapter
 from xhs_pipeline.vlm.base import check_checkpoint, load_model, resolve_checkpoint
+from xhs_pipeline.vlm.batches import pad, tokenise
 from xhs_pipeline.vlm.processor import load_processor
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
-from xhs_pipeline.training.batches import IGNORED, Example, Unfit, answer_ids, augment, fit, pad, run_order, tokenise
+from xhs_pipeline.training.order import augment, run_order
 from xhs_pipeline.training.stages import load_examples
+from xhs_pipeline.vlm.batches import IGNORED, Example, Unfit, answer_ids, fit, pad, tokenise
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 
 FRAUD = ("remove", "诈骗")

@@ -13,10 +13,10 @@ from xhs_pipeline.artifacts import read_json
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.judgement.scoring import judge_examples
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.training.batches import Unfit, pad, tokenise
 from xhs_pipeline.training.merge import check_adapter, with_adapter
 from xhs_pipeline.training.stages import MODEL_CARD, build_base, load_examples, merge_adapter
 from xhs_pipeline.vlm.base import load_model
+from xhs_pipeline.vlm.batches import Unfit, pad, tokenise
 from xhs_pipeline_tests.small import POLICY, PROFILE, conversation, jpeg
 
 PLAIN_USER = """

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from xhs_pipeline.profile import load_profile
-from xhs_pipeline.training.batches import IGNORED, Example, pad, tokenise
 from xhs_pipeline.training.qlora import answer_loss, lora_model, train
 from xhs_pipeline.training.stages import load_examples, train_adapter
 from xhs_pipeline.vlm.base import load_model
+from xhs_pipeline.vlm.batches import IGNORED, Example, pad, tokenise
 from xhs_pipeline.worker import run
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 

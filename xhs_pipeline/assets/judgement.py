@@ -36,6 +36,7 @@ def evaluation_report(
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
     from xhs_pipeline.judgement.plots import confusion_matrix
+    from xhs_pipeline.splits.sharegpt import groups_trained_and_tested
 
     store, settings, policy = workspace.store, profile.resolve(), load_policy()
     splits, merged = upstream(context, store, "sharegpt_splits"), upstream(context, store, "merged_model")
@@ -45,9 +46,7 @@ def evaluation_report(
     champion = read_champion(champion_folder)
     rival = champion if champion and champion.version != merged.version else None
     proof = merged.manifest["counts"]
-    across = next(c for c in splits.manifest["checks"] if c["name"] == "no_group_across_splits")["metadata"][
-        "groups_across"
-    ]
+    trained_on = store.get("adapter", merged.manifest["lineage"]["adapter"]).manifest["lineage"]["sharegpt_splits"]
     arguments = {
         "model": str(merged.path),
         "splits": str(splits.path),
@@ -59,7 +58,9 @@ def evaluation_report(
             "base_note": checkpoint["note"],
             "data_versions": {"sharegpt_splits": splits.version, **splits.manifest["lineage"]},
             "champion_version": rival.version if rival else None,
-            "groups_across_splits": across,
+            "groups_across_splits": groups_trained_and_tested(
+                store.get("sharegpt_splits", trained_on).path, splits.path
+            ),
             "merge_agreement": figure(proof["agreement_with_adapter"], proof["probe_posts"]),
         },
     }

@@ -10,8 +10,9 @@ from xhs_pipeline.judgement.scoring import Judgement, judge_examples
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest, render_prompt, to_messages
-from xhs_pipeline.training.batches import Example, Unfit, fit
-from xhs_pipeline.training.stages import MODEL_CARD
+from xhs_pipeline.vlm.batches import Example, Unfit, fit
+
+MODEL_CARD = "moderation.json"  # beside the weights: profile, policy version and the hash of the prompt's wording
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Judge:
     """
 
     def __init__(self, folder: Path, policy: Policy):
-        from xhs_pipeline.training.batches import quiet_libraries
         from xhs_pipeline.vlm.base import load_model
+        from xhs_pipeline.vlm.batches import quiet_libraries
         from xhs_pipeline.vlm.processor import load_processor
 
         quiet_libraries()

@@ -14,7 +14,7 @@ import numpy as np
 
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.splits.conversation import render_answer
-from xhs_pipeline.training.batches import Example, answer_ids, pad
+from xhs_pipeline.vlm.batches import Example, answer_ids, pad
 
 
 @dataclass(frozen=True)

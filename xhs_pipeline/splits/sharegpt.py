@@ -227,6 +227,19 @@ def _read(file: Path) -> Iterable[dict[str, Any]]:
         yield from (row | {"image_count": size or 0} for row, size in zip(light, sizes, strict=True))
 
 
+def groups_trained_and_tested(trained_on: Path, tested_on: Path) -> int:
+    """How many duplicate groups of the test split in `tested_on` were in train or validation of the splits in `trained_on`.
+
+    Zero by construction while both are one folder; after a new seed or new shares an older adapter may know the new test.
+    """
+    known = [
+        pq.read_table(trained_on / f"{name}.parquet", columns=["group_id"])["group_id"]
+        for name in ("train", "validation")
+    ]
+    tested = pq.read_table(tested_on / "test.parquet", columns=["group_id"])["group_id"]
+    return len({group for column in known for group in column.to_pylist()} & set(tested.to_pylist()))
+
+
 def label_table(work: Path) -> dict[str, Counter[str]]:
     """Posts per category in each split, read back from the files."""
     return {

@@ -6,7 +6,7 @@ from typing import Any
 
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.profile import Profile
-from xhs_pipeline.training.batches import Example
+from xhs_pipeline.vlm.batches import Example
 
 
 def check_adapter(adapter: Path, model: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from xhs_pipeline.profile import Profile
-from xhs_pipeline.training.batches import Example, augment, pad, run_order
+from xhs_pipeline.training.order import augment, run_order
+from xhs_pipeline.vlm.batches import Example, pad
 
 
 def lora_model(base: Any, profile: Profile) -> Any:

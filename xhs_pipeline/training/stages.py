@@ -12,17 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import file_digest, read_json, write_json
+from xhs_pipeline.judgement.judge import MODEL_CARD
 from xhs_pipeline.judgement.scoring import Judgement, judge_examples
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import QUARANTINE, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest
-from xhs_pipeline.training.batches import Example, Unfit, fit, quiet_libraries
+from xhs_pipeline.vlm.batches import Example, Unfit, fit, quiet_libraries
 
 PROBE_POSTS = 64
-MODEL_CARD = (
-    "moderation.json"  # beside the merged weights: profile, policy version and the hash of the prompt's wording
-)
 
 
 def checkpoint_folder(base: Path) -> Path:

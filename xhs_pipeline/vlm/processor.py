@@ -5,9 +5,12 @@ this torch; so the processor here holds the image part and the tokenizer only. P
 """
 
 import io
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+
+CACHED_BYTES = 256 * 2**20  # resized images kept in memory: thousands for the tiny profile, some hundred for a real one
 
 
 @cache
@@ -61,7 +64,9 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
         raise ValueError(
             f"{folder}: the tokenizer lacks {', '.join(unknown)}; it does not belong to a Qwen2-VL checkpoint"
         )
-    return _processor_class()(image_processor, tokenizer, chat_template=template)
+    processor = _processor_class()(image_processor, tokenizer, chat_template=template)
+    processor.resized = _resizing(image_processor)
+    return processor
 
 
 def save_processor(processor: Any, folder: Path) -> None:
@@ -93,8 +98,28 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
 
 
 def pixels(processor: Any, images: list[bytes]) -> dict[str, Any]:
-    """Decode JPEG bytes into `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors."""
-    from PIL import Image
+    """JPEG bytes as `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors.
 
-    decoded = [Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB") for data in images]
-    return dict(processor.image_processor(images=decoded, return_tensors="pt"))
+    Exactly what the image processor makes of the decoded images; a training comes back to each image every epoch, so the
+    resized ones are kept, up to CACHED_BYTES.
+    """
+    resized = [processor.resized(data) for data in images]
+    return dict(processor.image_processor(images=resized, do_resize=False, return_tensors="pt"))
+
+
+def _resizing(image_processor: Any) -> Callable[[bytes], Any]:
+    """Decode and resize one image to the size that the image processor gives it (its own filter and rounding)."""
+    from PIL import Image
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    smallest, largest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
+    factor = image_processor.patch_size * image_processor.merge_size
+
+    @lru_cache(maxsize=CACHED_BYTES // (3 * largest))
+    def resized(data: bytes) -> Any:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
+            image = opened.convert("RGB")
+        height, width = smart_resize(image.height, image.width, factor, smallest, largest)
+        return image.resize((width, height), image_processor.resample)
+
+    return resized
