@@ -186,7 +186,7 @@ def test_every_row_of_the_source_is_kept_quarantined_or_removed_as_a_duplicate(p
         rows(splits, f"{name}.parquet") for name in ("train", "validation", "calibration", "test")
     )
     trained = place.latest("adapter").manifest["counts"]
-    assert rows(splits, "train.parquet") == trained["train_records"] + trained["set_aside"]
+    assert rows(splits, "train.parquet") == trained["train_records"] + trained["set_aside"] + trained["not_reached"]
     assert rows(place.latest("evaluation_report"), "predictions.parquet") == rows(splits, "test.parquet")
 
 

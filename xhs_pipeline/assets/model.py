@@ -74,7 +74,13 @@ def base_model(
     code_version="1",
     description="QLoRA adapter: NF4 base, LoRA on the language model, loss on the answer only. The checkpoint with the best "
     "macro-F1 on validation (mean of verdict and category) is kept. A killed run goes on from its last checkpoint.",
-    check_specs=[check("adapter", "records_accounted", "Records of the train split = trained + set aside")],
+    check_specs=[
+        check(
+            "adapter",
+            "records_accounted",
+            "Records of the train split = trained + set aside + not reached within max_steps",
+        )
+    ],
 )
 def adapter(
     context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
@@ -88,10 +94,9 @@ def adapter(
     def write(work: Any) -> Built:
         counts = run("xhs_pipeline.training.stages:train_adapter", {**arguments, "work": str(work)}, context.log.info)
         rows = splits.manifest["counts"]["train"]
-        said = f"{rows} records = {counts['train_records']} trained + {counts['set_aside']} set aside"
-        return Built(
-            counts, [CheckOutcome("records_accounted", rows == counts["train_records"] + counts["set_aside"], said)]
-        )
+        parts = [counts[name] for name in ("train_records", "set_aside", "not_reached")]
+        said = "{} records = {} trained + {} set aside + {} not reached within max_steps".format(rows, *parts)
+        return Built(counts, [CheckOutcome("records_accounted", rows == sum(parts), said)])
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         history = read_json(artifact.file("history.json"))

@@ -78,6 +78,8 @@ def _dataset(examples: Sequence[Example], profile: Profile, protected: frozenset
         order = order[: profile.max_steps * profile.batch_size * profile.accumulation]
 
     class Run(torch.utils.data.Dataset):
+        records = {record for _, record in order}  # fewer than all when max_steps ends the run within its first epoch
+
         def __len__(self) -> int:
             return len(order)
 
@@ -254,5 +256,6 @@ def train(
         "best_step": trainer.state.best_global_step if validate else trainer.state.global_step,
         "adapted_modules": sorted(n for n, m in model.named_modules() if hasattr(m, "lora_A")),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "trained_records": len(examples),
+        "train_records": len(run.records),
+        "not_reached": len(examples) - len(run.records),
     }

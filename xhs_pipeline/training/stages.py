@@ -125,7 +125,9 @@ def train_adapter(
     write_table(out / "quarantine.parquet", QUARANTINE, [_quarantine(unfit)])
     write_json(out / "history.json", {name: result.pop(name) for name in ("history", "adapted_modules")})
     shutil.rmtree(out / ".training")
-    return result | {"train_records": len(examples), "set_aside": len(unfit), "validation_records": len(validation)}
+    if result["not_reached"]:
+        log(f"adapter: max_steps={settings.max_steps} ended before {result['not_reached']} records were seen once")
+    return result | {"set_aside": len(unfit), "validation_records": len(validation)}
 
 
 def macro_f1(truth: Mapping[str, Mapping[str, str]], judged: Sequence[Judgement]) -> dict[str, float]:
