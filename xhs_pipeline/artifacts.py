@@ -163,8 +163,9 @@ class ArtifactStore:
         folder = self.folder(key, week)
         final, work = folder / version, folder / ".work" / version
         work.parent.mkdir(parents=True, exist_ok=True)
+        ticket = _take_ticket(folder)
         with _lock(folder / ".work" / f"{version}.lock", log):
-            reused = (final / "manifest.json").is_file() and _accepted(read_json(final / "manifest.json"))
+            reused = _whole(final) and _accepted(read_json(final / "manifest.json"))
             if reused:
                 log(f"{key}: {version} is there already, nothing recomputed")
             else:
@@ -186,12 +187,41 @@ class ArtifactStore:
             artifact = Artifact(key, final, read_json(final / "manifest.json"), reused)
             if not _accepted(artifact.manifest):
                 raise RejectedArtifact(artifact)
-            write_json(folder / "latest.json", {"version": version})
+            _point(folder, version, ticket, log)
         return artifact
 
 
 def _accepted(manifest: dict[str, Any]) -> bool:
     return all(c["passed"] or not c["blocking"] for c in manifest["checks"])
+
+
+def _whole(final: Path) -> bool:
+    """Whether the manifest and every file it lists are there with the size they were written with."""
+    if not (final / "manifest.json").is_file():
+        return False
+    files = read_json(final / "manifest.json")["files"]
+    return all((final / n).is_file() and (final / n).stat().st_size == f["bytes"] for n, f in files.items())
+
+
+def _take_ticket(folder: Path) -> int:
+    """A number for this build, larger than those of all builds of the asset that began before it (no clock is asked)."""
+    with _lock(folder / ".work" / "tickets.lock"):
+        state = folder / ".work" / "tickets.json"
+        tickets = read_json(state) if state.is_file() else {"issued": 0, "latest": 0}
+        tickets["issued"] += 1
+        write_json(state, tickets)
+    return int(tickets["issued"])
+
+
+def _point(folder: Path, version: str, ticket: int, log: Callable[[str], None]) -> None:
+    """Move latest.json, unless a build that began later has moved it: it knew more."""
+    with _lock(folder / ".work" / "tickets.lock"):
+        tickets = read_json(folder / ".work" / "tickets.json")
+        if tickets["latest"] > ticket:
+            log(f"{folder.name}: a run that began later has published; latest.json stays there")
+            return
+        write_json(folder / "latest.json", {"version": version})
+        write_json(folder / ".work" / "tickets.json", tickets | {"latest": ticket})
 
 
 def _publish(work: Path, final: Path, manifest: dict[str, Any]) -> None:
@@ -205,7 +235,7 @@ def _publish(work: Path, final: Path, manifest: dict[str, Any]) -> None:
         work / "manifest.json",
         manifest | {"files": files, "content": digest({n: f["sha256"] for n, f in files.items()})},
     )
-    if final.exists():  # a version that its checks rejected, now written anew
+    if final.exists():  # a version that its checks rejected, or that lost files, now written anew
         shutil.rmtree(final)
     os.replace(work, final)
 
@@ -215,7 +245,7 @@ def _package_versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+def _lock(path: Path, log: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Hold an exclusive lock on `path`; the system frees it when this process ends, however it ends."""
     with path.open("w") as file:
         try:

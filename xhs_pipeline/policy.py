@@ -82,6 +82,11 @@ class Policy:
         return [(v.id, c.name) for v in self.verdicts for c in self.categories if v.id in c.verdicts]
 
     @property
+    def labels(self) -> dict[str, Any]:
+        """What reading labels depends on: the verdicts and the categories."""
+        return {name: self.wording[name] for name in ("verdicts", "categories")}
+
+    @property
     def wording(self) -> dict[str, Any]:
         """Everything of the policy that labels and prompts depend on; limits and costs are not among it."""
         return {

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.outcomes import OUTCOMES
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, write_table
+from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile, load_profile
 from xhs_pipeline.splits.conversation import render_answer, render_prompt, to_messages
 from xhs_pipeline.splits.sharegpt import write_splits
@@ -84,6 +84,7 @@ def make_splits(folder: Path, profile: Profile = PROFILE, count: int = 96) -> Pa
     posts, outcomes = folder / "posts.parquet", folder / "outcomes.parquet"
     write_table(posts, UNIQUE_POSTS, [pa.RecordBatch.from_pylist(synthetic_posts(count), schema=UNIQUE_POSTS)])
     pq.write_table(OUTCOMES.empty_table(), outcomes)
+    pq.write_table(REMOVED.empty_table(), folder / "removed.parquet")
     out = folder / "splits"
     out.mkdir()
     built = write_splits(posts, outcomes, POLICY, profile, out)

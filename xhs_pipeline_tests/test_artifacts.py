@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +336,36 @@ def test_json_is_replaced_whole_and_the_old_file_survives_what_cannot_be_written
     with pytest.raises(ValueError, match="Circular"):
         write_json(file, loop)
     assert read_json(file) == {"类别": "正常"} and os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_slow_build_that_began_earlier_does_not_move_the_pointer_back(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+
+    def slow(work: Path) -> Built:
+        store.build("posts", _one("both weeks"), inputs={"weeks": "1+2"}, settings={}, code_version="1")
+        return _one("first week")(work)
+
+    store.build("posts", slow, inputs={"weeks": "1"}, settings={}, code_version="1")
+    latest = store.latest("posts")
+    assert latest is not None and latest.file("file.txt").read_text() == "both weeks"
+    store.build(
+        "posts", slow, inputs={"weeks": "1"}, settings={}, code_version="1"
+    )  # asked for anew: now it is the latest
+    latest = store.latest("posts")
+    assert latest is not None and latest.reused is False and latest.file("file.txt").read_text() == "first week"
+
+
+def test_a_version_that_lost_a_file_is_built_again(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    built = store.build("posts", _one("text"), inputs={}, settings={}, code_version="1")
+    built.file("file.txt").write_text("te")
+    again = store.build("posts", _one("text"), inputs={}, settings={}, code_version="1")
+    assert not again.reused and again.file("file.txt").read_text() == "text"
+
+
+def _one(text: str) -> Callable[[Path], Built]:
+    def write(work: Path) -> Built:
+        (work / "file.txt").write_text(text)
+        return Built({})
+
+    return write

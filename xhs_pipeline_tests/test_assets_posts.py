@@ -131,7 +131,7 @@ def files_under(folder: Path) -> dict[str, tuple[int, str]]:
     return {
         p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest())
         for p in folder.rglob("*")
-        if p.is_file()
+        if p.is_file() and p.parent.name != ".work"  # locks and tickets say who is at work, not what there is
     }
 
 

@@ -16,7 +16,7 @@ from xhs_pipeline.appeals.events import parse_events
 from xhs_pipeline.appeals.outcomes import OUTCOMES, derive_outcomes
 from xhs_pipeline.artifacts import ArtifactStore, Built, RejectedArtifact, read_json
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, write_table
+from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
 from xhs_pipeline.splits.conversation import ELISION, chat_parts, neutralise, render_answer, render_prompt, to_messages
@@ -228,8 +228,11 @@ def post(number: int, *, images: int = 0, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def posts_file(folder: Path, posts: list[dict[str, Any]]) -> Path:
+def posts_file(folder: Path, posts: list[dict[str, Any]], removed: dict[str, str | None] | None = None) -> Path:
+    """A unique_posts folder; `removed` maps the post_id of a removed duplicate to the post that was kept for it."""
     file = folder / "posts.parquet"
+    gone = [{"post_id": old, "kept_post_id": new, "reason": "near_duplicate"} for old, new in (removed or {}).items()]
+    write_table(folder / "removed.parquet", REMOVED, [pa.RecordBatch.from_pylist(gone, REMOVED)])
     write_table(file, UNIQUE_POSTS, [pa.RecordBatch.from_pylist(posts, UNIQUE_POSTS)])
     return file
 
@@ -483,6 +486,29 @@ def test_a_label_that_the_policy_does_not_allow_publishes_no_splits(tmp_path: Pa
     assert store.latest("sharegpt_splits") is None
 
 
-def test_splits_of_no_posts_at_all_are_empty_files_that_open(tmp_path: Path) -> None:
-    _, built, splits = write(tmp_path, [])
-    assert failed(built) == [] and all(rows == [] for rows in splits.values())
+def test_no_posts_at_all_is_an_error_that_says_where_to_look(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no posts; see the quarantine reasons"):
+        write(tmp_path, [])
+
+
+def test_posts_that_leave_nothing_to_train_on_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        write(tmp_path, [post(1), post(2)], test_share=0.999, validation_share=0.0, calibration_share=0.0)
+
+
+def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it(tmp_path: Path) -> None:
+    kept = post(1, verdict="remove", category="诈骗", severity=3)
+    others = [post(n) for n in range(2, 40)]
+    file = posts_file(tmp_path, [kept, *others], removed={"gone": kept["post_id"], "in-conflict": None})
+    appeals = outcomes_file(
+        tmp_path,
+        event(1, "filed", post_id="gone", verdict="remove", category="诈骗"),
+        event(2, "overturned", post_id="gone"),
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(file, appeals, POLICY, PROFILE, work)
+    rows = [row for name in SPLITS for row in pq.read_table(work / f"{name}.parquet").to_pylist()]
+    corrected = next(row for row in rows if row["post_id"] == kept["post_id"])
+    assert (corrected["verdict"], corrected["category"], corrected["label_source"]) == ("pass", "正常", "appeal")
+    assert built.counts["corrected_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0

@@ -6,6 +6,8 @@ Pure functions over Arrow tables. When to retrain on them is decided elsewhere (
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -66,9 +68,7 @@ def derive_outcomes(events: pa.Table, policy: Policy) -> Derived:
     for outcome in sorted(found, key=lambda o: o["event_id"]):
         older = by_post.get(outcome["post_id"])
         if older is not None:
-            detail = (
-                f"event {older['event_id']} of appeal {older['appeal_id']} gives way to event {outcome['event_id']}"
-            )
+            detail = f"event {older['event_id']} gives way to event {outcome['event_id']} about the same post"
             quarantine.append(_refusal(older, "superseded", detail))
         by_post[outcome["post_id"]] = outcome
     rows = [by_post[post_id] for post_id in sorted(by_post)]
@@ -84,7 +84,7 @@ def _outcome(history: list[dict[str, Any]], policy: Policy, quarantine: list[dic
         return None
     last = decisions[-1]
     filed = next((event for event in history if event["event"] == FILED), None)
-    name = f"event {last['event_id']} of appeal {last['appeal_id']}"
+    name = f"line {last['line']}, event {last['event_id']}"  # ids of appeals and posts may be of a person
     if filed is None or filed["event_id"] > last["event_id"]:
         quarantine.append(_refusal(last, "not_filed", f"{name}: no filed event before it"))
         return None
@@ -101,8 +101,8 @@ def _outcome(history: list[dict[str, Any]], policy: Policy, quarantine: list[dic
         expected = (
             f"one of {', '.join(allowed.verdicts)} with it" if allowed else f"one of {', '.join(policy.category_names)}"
         )
-        # a value the policy does not know is somebody's text: shown short
-        said = f"{verdict[:20]!r} with {category[:20]!r}"
+        verdicts = [v.id for v in policy.verdicts]
+        said = f"{_shown(verdict, verdicts)} with {_shown(category, policy.category_names)}"
         detail = f"{name}: policy {policy.version} does not allow {said}; expected {expected}"
         quarantine.append(_refusal(last, "label_not_allowed", detail))
         return None
@@ -117,6 +117,11 @@ def _outcome(history: list[dict[str, Any]], policy: Policy, quarantine: list[dic
         "decided_at": last["at"],
         "reviewer_hash": last["actor_hash"],
     }
+
+
+def _shown(value: str, known: Sequence[str]) -> str:
+    """A value that the policy does not know is somebody's text: only its length is told."""
+    return repr(value) if value in known else f"an unknown value of {len(value)} characters"
 
 
 def _label(last: dict[str, Any], filed: dict[str, Any], policy: Policy) -> tuple[str | None, str | None]:
@@ -141,6 +146,15 @@ def effective_digest(outcomes: pa.Table) -> str:
         (row["post_id"], row["verdict"], row["category"], row["event_id"]) for row in outcomes.select(names).to_pylist()
     )
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def follow_duplicates(outcomes: pa.Table, kept_for: Mapping[str, str]) -> pa.Table:
+    """Outcomes about a removed duplicate, put on the post that was kept for it; of several on one post the latest counts."""
+    by_post: dict[str, dict[str, Any]] = {}
+    for row in sorted(outcomes.to_pylist(), key=lambda outcome: outcome["event_id"]):
+        post_id = kept_for.get(row["post_id"], row["post_id"])
+        by_post[post_id] = row | {"post_id": post_id}
+    return pa.Table.from_pylist([by_post[post_id] for post_id in sorted(by_post)], schema=outcomes.schema)
 
 
 def apply_outcomes(posts: pa.Table, outcomes: pa.Table) -> Applied:

@@ -107,7 +107,6 @@ def evaluation_report(
         write,
         inputs={"merged_model": merged, "sharegpt_splits": splits, "champion": rival.version if rival else "none"},
         settings={"policy": policy.wording, "gates": policy.gates, "costs": policy.costs, "seed": settings.seed},
-        code_version="1",
         describe=describe,
     )
 
@@ -144,6 +143,5 @@ def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> d
         lambda work: write_release(store.folder("released_model"), merged, judged, policy, work),
         inputs={"evaluation_report": judged, "merged_model": merged},
         settings={},
-        code_version="1",
         describe=describe,
     )

@@ -59,7 +59,6 @@ def base_model(
         inputs={"train": _file_hashes(splits, "train")} if built_here else {},
         lineage=[splits] if built_here else [],
         settings={"policy": load_policy().wording, **settings_of(settings, "base_model")},
-        code_version="1",
         describe=describe,
     )
 
@@ -116,7 +115,6 @@ def adapter(
         inputs={"base_model": base, "splits": _file_hashes(splits, "train", "validation")},
         lineage=[splits],
         settings={"policy": load_policy().wording, **settings_of(settings, "adapter")},
-        code_version="1",
         resumable=True,
         describe=describe,
     )
@@ -167,7 +165,6 @@ def merged_model(
         inputs={"base_model": base, "adapter": tuned, "validation": _file_hashes(splits, "validation")},
         lineage=[splits],
         settings={"policy": policy.wording, **settings_of(settings, "merged_model")},
-        code_version="1",
         describe=_figures,
     )
 

@@ -27,7 +27,7 @@ GROUP, OWNERS = "posts", ["team:data-platform"]
     check_specs=[check("raw_posts", "rows_accounted", "Rows in the source = posts + quarantine, counted in the files")],
 )
 def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-    from xhs_pipeline.posts.sources import SourceError, source_fingerprint
+    from xhs_pipeline.posts.sources import source_fingerprint
     from xhs_pipeline.posts.stages import write_raw
     from xhs_pipeline.privacy import keyed_hash, load_hmac_key
 
@@ -35,17 +35,16 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     try:
         source = workspace.load_source()
         fingerprint = source_fingerprint(source, week)
-    except SourceError as problem:
+        key = load_hmac_key(workspace.root)
+    except ValueError as problem:
         raise dg.Failure(str(problem), allow_retries=False) from problem
-    key = load_hmac_key(workspace.root)
     return publish(
         context,
         workspace.store,
         lambda work: write_raw(source, week, policy, key, work),
         # another key gives other author hashes; this names the key without giving it away
         inputs={**fingerprint, "hmac_key": keyed_hash(key, "fingerprint")},
-        settings={"labels": policy.wording["categories"], "source": source.file.name},
-        code_version="1",
+        settings={"labels": policy.labels, "source": str(source.file.resolve())},
         week=week,
         describe=lambda artifact: _weekly(artifact, ["post_id", "created_at", "verdict", "category", "label_source"]),
     )
@@ -88,7 +87,6 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
         lambda work: write_clean(raw.file("posts.parquet"), work, context.log.info),
         inputs={"raw_posts": raw},
         settings={},
-        code_version="1",
         week=week,
         describe=describe,
     )
@@ -112,11 +110,20 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
 def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.curation.stages import write_unique
 
-    store = workspace.store
-    weeks = {week: upstream(context, store, "clean_posts", week) for week in store.weeks("clean_posts")}
+    store, source = workspace.store, str(workspace.load_source().file.resolve())
+    weeks, others = {}, {}
+    for week in store.weeks("clean_posts"):
+        read_from = upstream(context, store, "raw_posts", week).manifest["settings"]["source"]
+        if read_from == source:
+            weeks[week] = upstream(context, store, "clean_posts", week)
+        else:  # posts of another community do not train this one's model
+            others[week] = read_from
+            context.log.warning(f"week {week} was read from {read_from}, not from {source}: left out")
     if not weeks:
         raise dg.Failure(
-            f"no week of clean_posts under {store.root}; materialise clean_posts first", allow_retries=False
+            f"no week of clean_posts under {store.root} was read from {source}; materialise clean_posts first, or set "
+            "XHS_SOURCE to the source that was",
+            allow_retries=False,
         )
 
     def describe(artifact: Artifact) -> dict[str, Any]:
@@ -126,6 +133,7 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
             "removed": pq.read_metadata(removed).num_rows,
             "groups": artifact.manifest["counts"]["groups"],
             "weeks": len(weeks),
+            "weeks_of_other_sources": shown.table(["week", "source"], others.items()) if others else "none",
             "removed_by_reason": shown.counts(shown.count_column(removed, "reason"), "reason"),
             "categories": shown.counts(shown.count_column(posts, "category"), "category"),
             "removed_preview": shown.preview(removed, ["post_id", "kept_post_id", "reason", "similarity"]),
@@ -140,7 +148,6 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
         lambda work: write_unique([artifact.file("posts.parquet") for artifact in weeks.values()], work),
         inputs={f"clean_posts/{week}": artifact for week, artifact in weeks.items()},
         settings={},
-        code_version="1",
         describe=describe,
     )
 

@@ -45,7 +45,6 @@ def publish(
     *,
     inputs: dict[str, Artifact | str],
     settings: dict[str, Any],
-    code_version: str,
     describe: Describe,
     lineage: Iterable[Artifact] = (),
     week: str | None = None,
@@ -65,7 +64,7 @@ def publish(
             lineage={name: i.version for name, i in inputs.items() if isinstance(i, Artifact)}
             | {a.key: a.version for a in lineage},
             settings=settings,
-            code_version=code_version,
+            code_version=str(context.assets_def.code_versions_by_key[context.asset_key]),
             week=week,
             resumable=resumable,
             log=context.log.info,
@@ -75,6 +74,9 @@ def publish(
         artifact = rejected.artifact
     except (ValueError, FileNotFoundError) as problem:
         raise dg.Failure(str(problem), allow_retries=False) from problem
+    except OSError as problem:
+        said = f"{key}: cannot write under {store.root}: {problem.strerror or problem}; free space, or set XHS_DATA_DIR elsewhere"
+        raise dg.Failure(said) from problem
     except StageFailed as failed:
         raise dg.Failure(str(failed)) from failed
     return dg.MaterializeResult(

@@ -54,8 +54,7 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
         workspace.store,
         lambda work: write_outcomes(found, work),
         inputs={"appeals": outcomes_digest(found), "hmac_key": keyed_hash(key, "fingerprint")},
-        settings={"labels": policy.wording["categories"]},
-        code_version="1",
+        settings={"labels": policy.labels},
         describe=describe,
     )
 
@@ -94,6 +93,7 @@ def sharegpt_splits(
             **{f"{name}_rows": count for name, count in rows.items()},
             "left_out_by_quota": counts["left_out_by_quota"],
             "corrected_on_appeal": counts["corrected_on_appeal"],
+            "appeals_without_post": counts["appeals_without_post"],
             "categories": shown.table(
                 ["category", *labels], [[c, *(labels[name][c] for name in labels)] for c in policy.category_names]
             ),
@@ -111,6 +111,5 @@ def sharegpt_splits(
         ),
         inputs={"unique_posts": unique, "appeal_outcomes": outcomes},
         settings={"policy": policy.wording, **settings_of(settings, "sharegpt_splits")},
-        code_version="1",
         describe=describe,
     )

@@ -29,10 +29,15 @@ def balance(posts: Sequence[tuple[str, str]], quotas: dict[str, float], labels: 
     if any(value < 0 for value in quotas.values()):
         raise ValueError(f"train_quotas: a quota may not be negative: {quotas}")
     found = Counter(label for _, label in posts)
-    are_shares = bool(quotas) and all(0 < value < 1 for value in quotas.values())
+    are_shares = bool(quotas) and all(0 < value <= 1 for value in quotas.values()) and len(quotas) > 1
     if are_shares:
         if abs(sum(quotas.values()) - 1) > 1e-6:
             raise ValueError(f"train_quotas: shares sum to {sum(quotas.values()):g}, expected 1: {quotas}")
+        absent = sorted(label for label in quotas if not found[label])
+        if absent:
+            raise ValueError(
+                f"train_quotas gives a share to labels that no train post has: {', '.join(absent)}; leave them out"
+            )
         size = min(found[label] / share for label, share in quotas.items())
         asked = {label: int(size * share + 1e-9) for label, share in quotas.items()}
     else:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xhs_pipeline.appeals.outcomes import apply_outcomes
+from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates
 from xhs_pipeline.artifacts import Built, CheckOutcome, write_json
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import IMAGE, write_table
@@ -55,13 +55,25 @@ def write_splits(posts_file: Path, outcomes_file: Path, policy: Policy, profile:
     The verdict, category and severity of an appeal's outcome replace the post's own label, with label_source "appeal".
     Streams the posts; memory holds ids and labels of all posts, and one batch of images.
     """
-    outcomes = pq.read_table(outcomes_file)
+    removed = pq.read_table(posts_file.with_name("removed.parquet"), columns=["post_id", "kept_post_id"]).to_pylist()
+    kept_for = {row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"]}
+    outcomes = follow_duplicates(pq.read_table(outcomes_file), kept_for)
     applied = apply_outcomes(pq.read_table(posts_file, columns=_LIGHT), outcomes)
     light = applied.posts.to_pylist()
+    if not light:
+        raise ValueError(
+            f"{posts_file}: no posts; see the quarantine reasons of raw_posts and clean_posts for where they went"
+        )
     split = {row["post_id"]: split_of(row["group_id"], profile) for row in light}
     train = [(row["post_id"], row[profile.balance_by]) for row in light if split[row["post_id"]] == "train"]
     labels = policy.category_names if profile.balance_by == "category" else policy.verdict_ids
-    balanced = balance(train, profile.train_quotas, labels, profile.seed)
+    quotas = {policy.verdict_id(label) or label: quota for label, quota in profile.train_quotas.items()}
+    balanced = balance(train, quotas, labels, profile.seed)
+
+    if not balanced.kept:
+        raise ValueError(
+            f"{posts_file}: {len(light)} posts leave nothing to train on; add posts, or lower the shares or quotas"
+        )
 
     counts: dict[str, Any] = {}
     for name in SPLITS:
@@ -92,10 +104,12 @@ def _interleaved(posts_file: Path, chosen: set[str]) -> Iterator[pa.RecordBatch]
     A loader that guesses the images' type from the first rows fails when none of them has an image.
     """
 
+    wanted = pa.array(sorted(chosen), pa.string())
+
     def stream(with_images: bool) -> Iterator[pa.RecordBatch]:
         for batch in pq.ParquetFile(posts_file).iter_batches(batch_size=64):
             has = pc.greater(pc.list_value_length(batch["images"]), 0)
-            keep = pc.and_(pc.equal(has, with_images), pc.is_in(batch["post_id"], value_set=pa.array(sorted(chosen))))
+            keep = pc.and_(pc.equal(has, with_images), pc.is_in(batch["post_id"], value_set=wanted))
             rows = batch.filter(keep)
             yield from (rows.slice(i, 1) for i in range(rows.num_rows))
 
