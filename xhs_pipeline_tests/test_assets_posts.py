@@ -413,3 +413,18 @@ def test_clean_posts_shows_a_contact_sheet_that_is_a_picture(
     sheet = metadata(result, "clean_posts")["contact_sheet"]
     assert sheet.startswith("![contact sheet](data:image/png;base64,")
     assert "标题0" in metadata(result, "clean_posts")["preview"]
+
+
+def test_posts_of_another_source_in_the_same_data_folder_are_left_out_and_said_so(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    run(workspace, instance)
+    other = Path(workspace.source).with_name("other.yaml")
+    other.write_text(SOURCE, encoding="utf-8")
+    elsewhere = Workspace(data_dir=workspace.data_dir, source=str(other))
+    later = run(elsewhere, instance, week="2026-02-23")
+    assert metadata(later, "unique_posts")["weeks"] == 1
+    assert escape(FIRST) in str(metadata(later, "unique_posts")["weeks_of_other_sources"])
+    unique = elsewhere.store.latest("unique_posts")
+    assert unique is not None
+    assert set(pq.read_table(unique.file("posts.parquet"), columns=["week"])["week"].to_pylist()) == {"2026-02-23"}

@@ -42,7 +42,9 @@ def neutralise(text: str, policy: Policy) -> str:
     text = _PLACEHOLDER.sub(r"‹\1›", text)
     for line in policy.answer.values():
         name = line.split("{")[0].rstrip("：: ")
-        text = re.sub(rf"{re.escape(name)}(\s*[：:])", rf"{name[0]}·{name[1:]}\1", text)
+        # spaces within, brackets or 是 before any kind of colon, or the end of a title whose body brings the colon
+        written = r"\s*".join(map(re.escape, name))
+        text = re.sub(rf"{written}(?=[\s】」』\])）]*是?\s*[：:∶︓]|\s*$)", f"{name[0]}·{name[1:]}", text)
     return text
 
 
