@@ -424,7 +424,7 @@ def test_posts_of_another_source_in_the_same_data_folder_are_left_out_and_said_s
     elsewhere = Workspace(data_dir=workspace.data_dir, source=str(other))
     later = run(elsewhere, instance, week="2026-02-23")
     assert metadata(later, "unique_posts")["weeks"] == 1
-    assert escape(FIRST) in str(metadata(later, "unique_posts")["weeks_of_other_sources"])
+    assert shown.escape(FIRST) in str(metadata(later, "unique_posts")["weeks_of_other_sources"])
     unique = elsewhere.store.latest("unique_posts")
     assert unique is not None
     assert set(pq.read_table(unique.file("posts.parquet"), columns=["week"])["week"].to_pylist()) == {"2026-02-23"}
