@@ -109,7 +109,7 @@ def test_masking_the_corpus_twice_changes_nothing() -> None:
 
 # Deliberately wider than the detector's patterns, and without its shadow.
 LOOKS_LIKE_ONE = re.compile(
-    r"[a-z]{2,8}://|www\.|(?<!\d)1[3-9]\d{9}(?!\d)|[\w.]+@\w+\.\w+|@[^\W\d]|\d{17}[\dXx]|(?<!\d)(?:\d{1,3}\.){3}\d{1,3}(?!\d)"
+    r"[a-z]{2,8}://|www\.|(?<!\d)1[3-9]\d{9}(?!\d)|[\w.]+@\w+\.\w+|@[^\W\d]|\d{17}[\dXx]|(?<![\d.])(?:(?:1?\d?\d|2[0-4]\d|25[0-5])\.){3}\d{1,3}(?![\d.])"
     r"|(?<![a-z0-9])[a-z0-9-]{3,}\.(?:com|cn|net|top|vip|xyz|cc)(?![a-z])"
     r"|(?:微信|vx|wx|v信|加v|[加佳+➕]\s?[v薇微威]|薇|威信|v❤|qq|扣扣|企鹅)(?:\W|号|了解|咨询){0,4}(?=[a-z_-]*\d)[a-z0-9_-]{6,20}(?![a-z0-9元])"
     r"|(?:电话|手机|热线)\D{0,3}[\d-]{7,13}|(?:订单|单号)\D{0,3}\d{8,}|[\u4e00-\u9fff]{2}路\d+号|(?:微信|薇|扣|群)号?[：:]?\s?\d{7,}",

@@ -49,13 +49,13 @@ _PLAIN_CUE = (
 _HOMOPHONE_CUE = (
     rf"{_ADD}?(?:[{_WEI[1:]}](?:{_M}[{_XIN}]|x(?![a-z]))|微{_M}[{_XIN[1:]}])号?|{_ADD}(?:[{_WEI[1:]}]|(?<=[^+加])[微v])号?"
     rf"|(?:[{_WEI}]|(?<![a-z0-9])vx?)[{HEART}{PLUS}]{{1,3}}号?|[{PLUS}](?:vx?|微)|{_ADD}[{HEART}]|[{HEART}]号"
-    rf"|🛰号?|绿泡泡?|绿色软件|小绿书?|绿信|[葳崴溦薇嶶]号?"
+    rf"|🛰号?|绿泡泡?|绿色软件|小绿书?|绿信|[葳崴溦薇嶶]号?|[薇威喂维葳]加"
 )
 _WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微|{_V}"
 WECHAT = (
     (re.compile(rf"(?P<cue>{_HOMOPHONE_CUE})(?P<gap>{_GAP}){_ID}"), True),
     (re.compile(rf"(?P<cue>{_PLAIN_CUE})(?P<gap>{_GAP}){_ID}"), False),
-    (re.compile(rf"(?P<cue>微)(?P<gap>(?:[^\w<]|[号是搜加]|具体|了解|细聊){{0,6}}){_MIXED_ID}"), False),
+    (re.compile(rf"(?P<cue>微)(?P<gap>(?:[^\w<]|[号是搜加]|我|具体|了解|细聊){{0,6}}){_MIXED_ID}"), False),
     (re.compile(rf"(?P<cue>{_V})(?P<gap>(?:[^\w<]|[号是搜]){{1,4}}|(?=[0-9])){_MIXED_ID}"), False),
     (
         re.compile(
@@ -63,6 +63,7 @@ WECHAT = (
         ),
         True,
     ),
+    (re.compile(rf"(?P<cue>加[v微薇威])(?P<gap>[\u4e00-\u9fff]{{1,4}}:\s?){_MIXED_ID}"), False),
     (re.compile(r"(?P<cue>)(?P<gap>)(?<![a-z0-9@])(?P<id>wxid_[a-z0-9]{10,16})(?![a-z0-9])"), False),
 )
 WEAK_CUE = WECHAT[4][0]
@@ -86,6 +87,11 @@ QQ = (
     (re.compile(rf"群(?:号码?)?{_GAP}(?P<id>[0-9]{{6,11}}|{_SPREAD % '4,9'}|{_PIECES}){NOT_AMOUNT}"), False),
 )  # fmt: skip
 
+# A number to tap that opens a group: 123456789点数字进群, where 裙 and 👗 stand for 群.
+GROUP_TO_OPEN = re.compile(
+    rf"(?<![0-9a-z])(?P<id>[0-9]{{6,20}}){NOT_AMOUNT}(?=[^\w<]{{0,2}}(?:点击?数字|点开|点击|数字)[^0-9\n<]{{0,5}}进[{_CROWD}👗])"
+)
+
 # --- elsewhere -----------------------------------------------------------------------------------------------------------
 OTHER_ACCOUNT = re.compile(
     r"(?:(?:小红书|抖音|快手|微博|b站|陌陌|旺旺|支付宝|whatsapp|telegram|飞机|纸飞机|电报|(?<![a-z])tg|(?<![a-z])ins)"
@@ -95,6 +101,10 @@ OTHER_ACCOUNT = re.compile(
 # A handle right after a call to get in touch; which platform it belongs to is not said.
 CONTACT_HANDLE = re.compile(
     rf"(?:联系(?:方式|我)?|电话|找我|戳我|私我|si我|上车方式|滴滴我?|备注)[^\w<]{{0,3}}{_MIXED_ID}"
+)
+# A number right after whom to ask; a phone number is left to the pattern for phones.
+CONTACT_NUMBER = re.compile(
+    rf"(?:联系|咨询)(?:(?!电话|手机|热线|号码|座机)[\u4e00-\u9fff]){{0,3}}[:\s]{{0,2}}(?!0|400|{_MOBILE_NUMBER})(?P<id>[0-9]{{7,11}}){NOT_AMOUNT}"
 )
 MENTION = re.compile(
     r"(?<![a-z0-9])@(?![0-9_.:-]*(?![\w.-]))(?!所有人|全体|不(?:出来|到|了|上)|一下|[了到过完])(?=[\w])[\w·.-]{1,24}"

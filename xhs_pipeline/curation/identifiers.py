@@ -177,6 +177,8 @@ def _accounts(shadow: Shadow) -> Iterator[Found]:
                 continue
             if group == "handle" or contacts.looks_like_number(match.group("id")):
                 yield _account(shadow, match, group, "QQ号", homophone)
+    for match in contacts.GROUP_TO_OPEN.finditer(shadow.digits) if shadow.most_digits >= 6 else ():
+        yield _account(shadow, match, "id", "QQ号", True)
     for match in contacts.WECHAT_NUMBER.finditer(shadow.digits) if shadow.most_digits >= 5 else ():
         if contacts.looks_like_number(match.group("id")):
             cue = match.group("cue") or match.group("weak") or match.group()[0]
@@ -185,6 +187,8 @@ def _accounts(shadow: Shadow) -> Iterator[Found]:
         for match in pattern.finditer(shadow.plain):
             if contacts.looks_like_account(match) and not shadow.plain.startswith(_EMOTE_ENDS, match.end("id")):
                 yield _account(shadow, match, "id", "微信号", homophone)
+    for match in contacts.CONTACT_NUMBER.finditer(shadow.digits) if shadow.most_digits >= 7 else ():
+        yield *match.span("id"), _typed("用户名", _changed(shadow, *match.span("id")))
     for pattern in (contacts.OTHER_ACCOUNT, contacts.CONTACT_HANDLE):
         for match in pattern.finditer(shadow.plain):
             if pattern is contacts.OTHER_ACCOUNT or contacts.looks_like_account(match):

@@ -22,6 +22,8 @@ _DIGIT_RUN = re.compile(r"[0-9](?:(?:[^\w<\n]|_){0,3}[0-9]){4,}")
 _NO_DIGIT = "丂"
 
 
+# Not letters of a word anyone writes here, but drawn like the v and x of a cue.
+_DRAWN_LIKE = {"∨": "v", "ѵ": "v", "ν": "v", "х": "x", "χ": "x"}
 # Stand for another character in a disguise (徵信 is drawn like 微信), and would become an innocent word.
 _STAYS_TRADITIONAL = "徵"
 
@@ -37,7 +39,9 @@ class _Fold(dict[str, str]):
         folded = unicodedata.normalize("NFKC", char).casefold()
         category = unicodedata.category(char)
         number = unicodedata.numeric(char, None) if category in ("No", "Nd") else None
-        if char in "，；！":
+        if char in _DRAWN_LIKE:
+            folded = _DRAWN_LIKE[char]
+        elif char in "，；！":
             folded = char  # ends a link, as the ASCII form does not
         elif char == "\U0001f51f":
             folded = "10"

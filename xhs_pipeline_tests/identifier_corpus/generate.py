@@ -19,11 +19,12 @@ sys.path.insert(0, str(HERE))
 import contexts  # noqa: E402
 import ordinary  # noqa: E402
 import values  # noqa: E402
+import whereabouts  # noqa: E402
 
 Record = dict[str, Any]
 MAKERS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
-    "手机号": values.mobile, "座机": values.landline, "邮箱": values.email, "身份证号": values.id_card, "银行卡号": values.bank_card, "IP地址": values.ip,
-    "车牌号": values.plate, "地址": values.address, "用户名": values.at_name, "链接": values.url, "订单号": values.order_number,
+    "手机号": values.mobile, "座机": values.landline, "邮箱": values.email, "身份证号": values.id_card, "银行卡号": values.bank_card, "IP地址": whereabouts.ip,
+    "车牌号": whereabouts.plate, "地址": whereabouts.address, "用户名": whereabouts.at_name, "链接": whereabouts.url, "订单号": values.order_number,
 }  # fmt: skip
 FILES = {
     "corpus.jsonl.gz": (20260216, 450, 5500, contexts.BUILT, ordinary.BUILT),
