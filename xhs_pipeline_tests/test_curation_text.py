@@ -47,10 +47,29 @@ def test_disguises_of_one_text_share_a_matching_form() -> None:
     plain = matching_form("加微信", "ABC123 好看")
     for title, body in [
         ("加*微*信", "ａｂｃ①②③ 好看"),
+        ("加，微…信", "A👉B👉C 1️⃣2️⃣3️⃣ 好看"),
         ("加 微 信!!!", "Abc123……好🔥看"),
         ("加\u200b微\ufe0f信", "A-B-C-1-2-3，好看。。。"),
     ]:
         assert matching_form(title, body) == plain == "加微信abc123好看"
+
+
+@pytest.mark.parametrize(
+    ("traditional", "simplified"),
+    [
+        ("臺灣訊號，頭髮乾燥", "台湾讯号头发干燥"),
+        ("皇后在後面", "皇后在后面"),
+        ("乾坤", "乾坤"),
+        ("麵*包 裡.面", "面包里面"),
+        ("ＬＩＮＥ：繁體", "line繁体"),
+    ],
+)
+def test_traditional_and_simplified_writing_share_a_matching_form(traditional: str, simplified: str) -> None:
+    assert matching_form("", traditional) == matching_form("", simplified) == simplified
+
+
+def test_a_lone_surrogate_does_not_stop_the_matching_form() -> None:
+    assert "后" in matching_form("後\ud800", "")
 
 
 def test_texts_of_symbols_only_stay_apart() -> None:

@@ -6,9 +6,10 @@ A disguise stays visible as a type, `<微信号:谐音>` or `<手机号:变体>`
 
 import ipaddress
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+from xhs_pipeline.curation import contacts, places
 from xhs_pipeline.curation import patterns as p
 from xhs_pipeline.curation.shadow import Shadow, cast
 
@@ -22,9 +23,21 @@ HOMOPHONE, VARIANT = "谐音", "变体"
 MAX_ROUNDS = 8
 
 _PLACEHOLDER = re.compile(f"<(?:{'|'.join(TYPES)})(?::(?:{HOMOPHONE}|{VARIANT}))?>")
-_WORTH_A_LOOK = re.compile(r"[0-9@＠]|[a-z]{5}|[a-z][-_.]|号楼|\.[a-z]{2}|艾特|点[a-z]{2}|。[a-z]{2}")
+_WORTH_A_LOOK = re.compile(
+    r"[0-9@＠]|[a-z]{5}|[a-z][-_.]|[a-z]\W[a-z]\W[a-z]\W|号楼|\.[a-z]{2}|艾特|点[a-z]{2}|。[a-z]{2}"
+)
+
+_EMOTE_ENDS = "[/em]"  # [em]e10333[/em] is a picture
 
 Found = tuple[int, int, str]  # start and end in the shadow, placeholder type
+
+
+class Span(NamedTuple):
+    """An identifier in a text: `text[start:end]` is of type `kind` (`手机号`, `微信号:谐音`)."""
+
+    start: int
+    end: int
+    kind: str
 
 
 def mask(text: str) -> tuple[str, list[str]]:
@@ -33,48 +46,60 @@ def mask(text: str) -> tuple[str, list[str]]:
     Types are the words inside the brackets (`手机号`, `微信号:谐音`). Placeholders already in the text are left alone, so
     masking twice changes nothing; the second time the list is empty. Time is linear in the length of the text.
     """
-    types: list[str] = []
+    spans = find(text)
+    return _replace(text, spans), [span.kind for span in spans]
+
+
+def find(text: str) -> list[Span]:
+    """The identifiers in `text`, by place, none overlapping: what `mask` replaces."""
+    spans: list[Span] = []
+    masked = text
     for _ in range(MAX_ROUNDS):
-        text, new = _mask_once(text)
+        new = _find_once(masked)
         if not new:
             break
-        types += new
-    return text, types
+        spans = sorted([*spans, *_in_original(new, spans)])
+        masked = _replace(text, spans)
+    return spans
 
 
-def _mask_once(text: str) -> tuple[str, list[str]]:
-    shadow = cast(text)
+def _replace(text: str, spans: list[Span]) -> str:
+    pieces, position = [], 0
+    for start, end, kind in spans:
+        pieces += [text[position:start], f"<{kind}>"]
+        position = end
+    return "".join(pieces) + text[position:]
+
+
+def _in_original(new: list[Span], replaced: list[Span]) -> Iterator[Span]:
+    """Spans of a text in which `replaced` were replaced, moved to where they stand in the text before that."""
+    shift, index = 0, 0
+    for start, end, kind in new:
+        while index < len(replaced) and replaced[index].start + shift <= start:
+            shift += len(f"<{replaced[index].kind}>") - (replaced[index].end - replaced[index].start)
+            index += 1
+        yield Span(start - shift, end - shift, kind)
+
+
+def _find_once(text: str) -> list[Span]:
+    # Placeholders become a character that no pattern crosses, so that the words in them are no cues.
+    shadow = cast(_PLACEHOLDER.sub(lambda match: "<" * len(match.group()), text) if "<" in text else text)
     if not _WORTH_A_LOOK.search(shadow.digits):
-        return text, []
+        return []
     taken = bytearray(len(shadow.plain))
-    for match in _PLACEHOLDER.finditer(shadow.original) if "<" in text else ():
-        _take_placeholder(shadow, taken, match)
     found: list[Found] = []
     for detect in _DETECTORS:
         for start, end, kind in detect(shadow):
             if end > start and taken.find(1, start, end) < 0:
                 taken[start:end] = b"\x01" * (end - start)
                 found.append((start, end, kind))
-    pieces, position, types = [], 0, []
-    for start, end, kind in sorted(found):
-        first, last = shadow.source(start, end)
-        pieces += [text[position:first], f"<{kind}>"]
-        types.append(kind)
-        position = last
-    return "".join(pieces) + text[position:], types
-
-
-def _take_placeholder(shadow: Shadow, taken: bytearray, match: re.Match[str]) -> None:
-    start, end = match.span()
-    if shadow.starts is not None:
-        start, end = bisect_left(shadow.starts, start), bisect_left(shadow.starts, end)
-    taken[start:end] = b"\x01" * (end - start)
+    return [Span(*shadow.source(start, end), kind) for start, end, kind in sorted(found)]
 
 
 def _changed(shadow: Shadow, start: int, end: int) -> bool:
     """Whether the original of a span is not plain ASCII, which hides it."""
     first, last = shadow.source(start, end)
-    return any(not char.isascii() and char not in "转—–·" for char in shadow.original[first:last])
+    return any(not char.isascii() and char not in "转分机—–·" for char in shadow.original[first:last])
 
 
 def _typed(name: str, disguised: bool, type_: str = VARIANT) -> str:
@@ -82,6 +107,8 @@ def _typed(name: str, disguised: bool, type_: str = VARIANT) -> str:
 
 
 def _links(shadow: Shadow) -> Iterator[Found]:
+    if not p.NET_SIGN.search(shadow.plain):
+        return
     for pattern in (p.EMAIL, p.EMAIL_DISGUISED):
         for match in pattern.finditer(shadow.plain):
             disguised = pattern is p.EMAIL_DISGUISED or _changed(shadow, *match.span())
@@ -94,6 +121,8 @@ def _links(shadow: Shadow) -> Iterator[Found]:
 
 
 def _addresses_on_the_net(shadow: Shadow) -> Iterator[Found]:
+    if not p.IP_SIGN.search(shadow.plain):
+        return
     for match in p.IPV4.finditer(shadow.plain):
         if not p.VERSION_BEFORE.search(shadow.plain, max(0, match.start() - 8), match.start()):
             yield *match.span(), _typed("IP地址", _changed(shadow, *match.span()))
@@ -108,69 +137,97 @@ def _addresses_on_the_net(shadow: Shadow) -> Iterator[Found]:
             yield match.start(), match.start() + len(text), "IP地址"
 
 
-def _numbers(shadow: Shadow) -> Iterator[Found]:
-    for match in p.ORDER.finditer(shadow.digits):
-        yield *match.span("id"), _typed("订单号", _changed(shadow, *match.span("id")))
+def _orders(shadow: Shadow) -> Iterator[Found]:
+    if shadow.most_digits < 6:
+        return
+    for pattern in (p.ORDER, p.ORDER_THEN_CUE):
+        for match in pattern.finditer(shadow.digits):
+            yield *match.span("id"), _typed("订单号", _changed(shadow, *match.span("id")))
     for match in p.ORDER_OF_CARRIER.finditer(shadow.plain):
         yield *match.span(), _typed("订单号", _changed(shadow, *match.span()))
+
+
+def _cards(shadow: Shadow) -> Iterator[Found]:
+    if shadow.most_digits < 14:
+        return
     for pattern, name, valid in (
         (p.ID_CARD, "身份证号", p.id_card_is_valid),
         (p.BANK_CARD, "银行卡号", p.luhn_is_valid),
     ):
         for match in pattern.finditer(shadow.digits):
-            if valid(p.strip_separators(match.group())):
-                yield *match.span(), _typed(name, _changed(shadow, *match.span()))
+            ends = [match.end()]
+            if name == "银行卡号" and match.group("tail"):
+                ends.append(match.start("tail"))  # the next number of the sentence
+            for end in ends:
+                if valid(p.strip_separators(shadow.digits[match.start() : end])):
+                    yield match.start(), end, _typed(name, _changed(shadow, match.start(), end))
+                    break
     for pattern, name in ((p.ID_CARD_CUED, "身份证号"), (p.BANK_CARD_CUED, "银行卡号")):
         for match in pattern.finditer(shadow.digits):
             yield *match.span("id"), _typed(name, _changed(shadow, *match.span("id")))
 
 
 def _accounts(shadow: Shadow) -> Iterator[Found]:
-    for pattern, homophone in p.QQ:
+    if shadow.most_digits < 5 and not contacts.ACCOUNT_SIGN.search(shadow.digits):
+        return
+    for pattern, homophone in contacts.QQ:
         for match in pattern.finditer(shadow.digits):
-            yield _account(shadow, match, match.lastgroup or "id", "QQ号", homophone)
-    for pattern, homophone in p.WECHAT:
+            group = "id" if match.group("id") else "handle"
+            if group == "handle" and shadow.plain.startswith(_EMOTE_ENDS, match.end("handle")):
+                continue
+            if group == "handle" or contacts.looks_like_number(match.group("id")):
+                yield _account(shadow, match, group, "QQ号", homophone)
+    for match in contacts.GROUP_TO_OPEN.finditer(shadow.digits) if shadow.most_digits >= 6 else ():
+        yield _account(shadow, match, "id", "QQ号", True)
+    for match in contacts.WECHAT_NUMBER.finditer(shadow.digits) if shadow.most_digits >= 5 else ():
+        if contacts.looks_like_number(match.group("id")):
+            cue = match.group("cue") or match.group("weak") or match.group()[0]
+            yield _account(shadow, match, "id", "微信号", not contacts.PLAIN_WECHAT.fullmatch(cue))
+    for pattern, homophone in contacts.WECHAT:
         for match in pattern.finditer(shadow.plain):
-            if p.looks_like_account(match):
+            if contacts.looks_like_account(match) and not shadow.plain.startswith(_EMOTE_ENDS, match.end("id")):
                 yield _account(shadow, match, "id", "微信号", homophone)
-    for match in p.WECHAT_NUMBER.finditer(shadow.digits):
-        homophone = (match.group("cue") or match.group()[0]) not in p.PLAIN_WECHAT_CUES
-        disguised = _changed(shadow, *match.span("id"))
-        yield *match.span("id"), _typed("微信号", homophone or disguised, HOMOPHONE if homophone else VARIANT)
-    for pattern in (p.OTHER_ACCOUNT, p.CONTACT_HANDLE):
+    for match in contacts.CONTACT_NUMBER.finditer(shadow.digits) if shadow.most_digits >= 7 else ():
+        yield *match.span("id"), _typed("用户名", _changed(shadow, *match.span("id")))
+    for pattern in (contacts.OTHER_ACCOUNT, contacts.CONTACT_HANDLE):
         for match in pattern.finditer(shadow.plain):
-            if pattern is p.OTHER_ACCOUNT or p.looks_like_account(match):
+            if pattern is contacts.OTHER_ACCOUNT or contacts.looks_like_account(match):
                 yield *match.span("id"), _typed("用户名", _changed(shadow, *match.span("id")))
 
 
 def _account(shadow: Shadow, match: re.Match[str], group: str, name: str, homophone: bool) -> Found:
     start, end = match.span(group)
     first, last = shadow.source(start, end)
-    disguised = not p.PLAIN_ACCOUNT.fullmatch(shadow.original[first:last])
+    disguised = not contacts.PLAIN_ACCOUNT.fullmatch(shadow.original[first:last])
     return start, end, _typed(name, homophone or disguised, HOMOPHONE if homophone else VARIANT)
 
 
 def _phones(shadow: Shadow) -> Iterator[Found]:
+    if shadow.most_digits < 7:
+        return
     for match in p.MOBILE.finditer(shadow.digits):
         if p.is_mobile(match, shadow.digits):
             first, last = shadow.source(*match.span())
             yield *match.span(), _typed("手机号", not p.PLAIN_MOBILE.fullmatch(shadow.original[first:last]))
     for match in p.LANDLINE.finditer(shadow.digits):
         yield *match.span(), _typed("座机", _changed(shadow, *match.span()))
+    for match in p.LANDLINE_SPREAD.finditer(shadow.digits):
+        if p.WHOLE_LANDLINE.fullmatch(p.strip_separators(match.group())):
+            yield *match.span(), _typed("座机", True)
 
 
 def _places(shadow: Shadow) -> Iterator[Found]:
-    for match in p.PLATE.finditer(shadow.plain):
+    for match in places.PLATE.finditer(shadow.plain):
         if sum(char.isdigit() for char in match.group("tail")) >= 3:
             yield *match.span(), "车牌号"
-    for match in p.ADDRESS.finditer(shadow.plain):
-        start = p.address_start(shadow.plain, match)
+    for match in places.ADDRESS.finditer(shadow.plain):
+        start = places.address_start(shadow.plain, match)
         if start is not None:
             yield start, match.end(), "地址"
 
 
 def _mentions(shadow: Shadow) -> Iterator[Found]:
-    for match in p.MENTION.finditer(shadow.plain):
+    for match in contacts.MENTION.finditer(shadow.plain):
         yield *match.span(), "用户名"
 
 
@@ -178,8 +235,9 @@ def _mentions(shadow: Shadow) -> Iterator[Found]:
 _DETECTORS: tuple[Callable[[Shadow], Iterator[Found]], ...] = (
     _links,
     _addresses_on_the_net,
+    _orders,
+    _cards,
     _accounts,
-    _numbers,
     _phones,
     _places,
     _mentions,

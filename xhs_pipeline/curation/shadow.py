@@ -1,8 +1,11 @@
 """A shadow of a text in which disguised characters look plain, with the way back to the original. Finds nothing itself."""
 
+import functools
 import re
 import unicodedata
 from dataclasses import dataclass
+
+from xhs_pipeline.curation.text import to_simplified
 
 CHINESE_DIGITS = str.maketrans("〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖", "00111222233445566778899")
 _LETTER_DIGITS = str.maketrans("oil", "011")
@@ -10,9 +13,23 @@ _LETTERS_AMONG_DIGITS = re.compile(r"(?<=[0-9])(?:[oil]{1,4}(?=[0-9])|o{1,4}(?![
 # A numeral beside a long plain number is a word of the sentence (13812345678一起去), unless it completes a mobile number.
 _NUMERAL = "[〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖]"
 _BESIDE_A_NUMBER = re.compile(
-    rf"(?<!{_NUMERAL[:-1]}0-9])(?P<before>{_NUMERAL}{{0,2}})(?P<run>[0-9]{{7,}})(?P<after>{_NUMERAL}{{0,2}})(?!{_NUMERAL[:-1]}0-9])"
+    rf"(?<!{_NUMERAL[:-1]}0-9])(?P<before>{_NUMERAL}{{0,2}})(?P<run>[0-9]{{7,}}|[0-9](?: [0-9]){{6,}})(?P<after>{_NUMERAL}{{0,2}})(?!{_NUMERAL[:-1]}0-9])"
 )
+# Cheap signs that the two rewritings of numbers have something to do.
+_LONG_NUMBER = re.compile("[0-9](?: ?[0-9]){6}")
+_LETTER_BY_DIGIT = re.compile("[0-9][oil]")
+_DIGIT_RUN = re.compile(r"[0-9](?:(?:[^\w<\n]|_){0,3}[0-9]){4,}")
 _NO_DIGIT = "丂"
+
+
+# Not letters of a word anyone writes here, but drawn like the v and x of a cue.
+_DRAWN_LIKE = {"∨": "v", "ѵ": "v", "ν": "v", "х": "x", "χ": "x"}
+# Stand for another character in a disguise (徵信 is drawn like 微信), and would become an innocent word.
+_STAYS_TRADITIONAL = "徵"
+
+
+# Characters seen whose folded form is not one character long; a few thousand at most.
+_UNEVEN: set[str] = set()
 
 
 class _Fold(dict[str, str]):
@@ -22,12 +39,20 @@ class _Fold(dict[str, str]):
         folded = unicodedata.normalize("NFKC", char).casefold()
         category = unicodedata.category(char)
         number = unicodedata.numeric(char, None) if category in ("No", "Nd") else None
-        if char == "\U0001f51f":
+        if char in _DRAWN_LIKE:
+            folded = _DRAWN_LIKE[char]
+        elif char in "，；！":
+            folded = char  # ends a link, as the ASCII form does not
+        elif char == "\U0001f51f":
             folded = "10"
         elif category in ("Mn", "Me", "Cf"):
             folded = ""
         elif number is not None and number == int(number) and 0 <= number <= 99:
             folded = str(int(number))
+        elif "\u3400" <= char <= "\u9fff" and char not in _STAYS_TRADITIONAL:
+            folded = to_simplified(char)
+        if len(folded) != 1:
+            _UNEVEN.add(char)
         if len(self) < 50_000:
             self[char] = folded
         return folded
@@ -48,6 +73,11 @@ class Shadow:
     digits: str
     starts: list[int] | None
 
+    @functools.cached_property
+    def most_digits(self) -> int:
+        """Digits in the longest run of them, with at most three marks between each two; 0 for fewer than five."""
+        return max((sum(map(str.isdigit, run)) for run in _DIGIT_RUN.findall(self.digits)), default=0)
+
     def source(self, start: int, end: int) -> tuple[int, int]:
         """The span of the original that plain[start:end] came from, with the invisible marks inside and right after it."""
         if self.starts is None:
@@ -60,13 +90,17 @@ class Shadow:
 
 def cast(text: str) -> Shadow:
     """The shadow of `text`; time and memory are linear in its length."""
-    parts = [_FOLD[char] for char in text]
+    parts = list(map(_FOLD.__getitem__, text))
     plain = "".join(parts)
     starts = None
-    if len(plain) != len(text) or any(len(part) != 1 for part in parts):
+    if not _UNEVEN.isdisjoint(text):
         starts = [index for index, part in enumerate(parts) for _ in part]
-    digits = _BESIDE_A_NUMBER.sub(_keep_words, plain).translate(CHINESE_DIGITS)
-    digits = _LETTERS_AMONG_DIGITS.sub(lambda match: match.group().translate(_LETTER_DIGITS), digits)
+    digits = plain
+    if _LONG_NUMBER.search(digits):
+        digits = _BESIDE_A_NUMBER.sub(_keep_words, digits)
+    digits = digits.translate(CHINESE_DIGITS)
+    if _LETTER_BY_DIGIT.search(digits):
+        digits = _LETTERS_AMONG_DIGITS.sub(lambda match: match.group().translate(_LETTER_DIGITS), digits)
     return Shadow(text, plain, digits, starts)
 
 

@@ -1,7 +1,10 @@
 """The two texts of a post: what the model reads, and a matching form used only to compare posts. No masking here."""
 
+import functools
 import re
 import unicodedata
+
+import opencc
 
 # Emoji and symbols that may rightly be joined by U+200D or followed by U+FE0F; between anything else those only hide words.
 _EMOJI = "\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
@@ -57,11 +60,24 @@ def matching_form(title: str | None, body: str | None) -> str:
 
     Dropping everything but letters and digits removes zero-width marks, variation selectors, emoji, separators put between
     letters (加*微*信) and runs of punctuation in one step. A text of symbols only keeps its symbols, so that two different
-    rows of emoji do not become equal. Traditional characters are not yet folded to simplified ones: that step belongs in
-    `_fold`, after NFKC and before case folding.
+    rows of emoji do not become equal. Traditional characters become simplified ones last, when nothing stands between the
+    characters of a word any more, since OpenCC converts by word: 乾燥 is 干燥, 乾坤 stays.
     """
     text = f"{title or ''}\n{body or ''}"
-    return _NOT_WORD.sub("", _fold(text)) or "".join(text.split())
+    return to_simplified(_NOT_WORD.sub("", _fold(text))) or "".join(text.split())
+
+
+def to_simplified(text: str) -> str:
+    """Traditional Chinese characters as simplified ones (OpenCC's t2s); all else unchanged."""
+    if text.isascii():
+        return text
+    # OpenCC takes UTF-8, which holds no lone surrogate.
+    return _converter().convert(_SURROGATE.sub("\ufffd", text))
+
+
+@functools.cache
+def _converter() -> opencc.OpenCC:
+    return opencc.OpenCC("t2s")
 
 
 def _fold(text: str) -> str:
