@@ -201,3 +201,16 @@ def test_nothing_that_looks_like_a_contact_is_left_in_real_posts() -> None:
         r"|(?i:(?:微信|vx|wx|v信|加v|薇|qq|扣扣)[:：\s]{0,2}(?=[a-z_-]*\d)[a-z0-9_-]{6,20})(?![a-z0-9元])"
     )
     assert [match.group() for text in masked for match in left.finditer(text)] == []
+
+
+@pytest.mark.parametrize(
+    "glued",
+    ["13812345678OK", "手机13812345678call me", "1381234567813912345678", "抖音号 dy_12345", "我的小红书 id 123456789"],
+)
+def test_an_identifier_glued_to_what_follows_is_found_all_the_same(glued: str) -> None:
+    text, types = mask(glued)
+    assert types and not any(part in text for part in ("1381234", "1391234", "dy_12345", "123456789"))
+
+
+def test_a_product_code_with_letters_around_its_digits_stays() -> None:
+    assert mask("型号 AB13812345678X 现货")[0] == "型号 AB13812345678X 现货"

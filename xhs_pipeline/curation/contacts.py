@@ -95,7 +95,7 @@ GROUP_TO_OPEN = re.compile(
 # --- elsewhere -----------------------------------------------------------------------------------------------------------
 OTHER_ACCOUNT = re.compile(
     r"(?:(?:小红书|抖音|快手|微博|b站|陌陌|旺旺|支付宝|whatsapp|telegram|飞机|纸飞机|电报|(?<![a-z])tg|(?<![a-z])ins)"
-    r"(?:账号|帐号|号码|号|id)?\s?(?:是|为|[:@])\s?|旺)"
+    r"(?:账号|帐号|号码|号|\s?id)?(?:\s?(?:是|为|[:@])\s?|\s)|旺)"
     r"(?P<id>(?=[a-z0-9_.-]{0,18}[0-9])[a-z0-9][a-z0-9_.-]{4,19})(?![a-z0-9_-])"
 )
 # A handle right after a call to get in touch; which platform it belongs to is not said.

@@ -205,6 +205,8 @@ def _account(shadow: Shadow, match: re.Match[str], group: str, name: str, homoph
 def _phones(shadow: Shadow) -> Iterator[Found]:
     if shadow.most_digits < 7:
         return
+    for match in p.MOBILES_GLUED.finditer(shadow.digits):
+        yield *match.span(), "手机号"
     for match in p.MOBILE.finditer(shadow.digits):
         if p.is_mobile(match, shadow.digits):
             first, last = shadow.source(*match.span())

@@ -69,9 +69,9 @@ BANK_CARD = re.compile(
 BANK_CARD_CUED = re.compile(
     rf"(?:卡号|银行卡|账户|账号|帐号|[工农中建交招]行|邮储|信用社)(?:[^\w<]|是|为|号){{0,4}}(?P<id>(?!{_MOBILE_NUMBER})[0-9](?:[ -]?[0-9]){{14,18}})(?![0-9a-z])"
 )
-MOBILE = re.compile(
-    rf"(?<![0-9])(?:\(?(?:\+?86|0086)\)?[\s-]?)?(?P<n>1{_S}[3-9](?:{_S}[0-9]){{9}})(?![0-9])(?!(?!v|wx|wei|qq)[a-z])"
-)
+MOBILE = re.compile(rf"(?<![0-9])(?:\(?(?:\+?86|0086)\)?[\s-]?)?(?P<n>1{_S}[3-9](?:{_S}[0-9]){{9}})(?![0-9])")
+# Several numbers written as one, which no longer looks like any of them.
+MOBILES_GLUED = re.compile(r"(?<![0-9])(?:1[3-9][0-9]{9}){2,8}(?![0-9])")
 PLAIN_MOBILE = re.compile(r"(?:(?:\+?86|0086)[ -]?)?1[3-9][0-9](?:[0-9]{8}| [0-9]{4} [0-9]{4}|-[0-9]{4}-[0-9]{4})")
 _AREA = "0(?:10|2[0-9]|[3-9][0-9]{2})"
 LANDLINE = re.compile(
@@ -103,6 +103,9 @@ def is_mobile(match: re.Match[str], digits: str) -> bool:
     and the same separator, or an irregular split that only someone hiding a number writes: a symbol, or a cue before it.
     """
     before = digits[max(0, match.start() - 12) : match.start()]
+    unbroken = match.group("n").isdigit() and not re.search(r"[a-z][-_ ]?$", before)
+    if re.match(r"(?!v|wx|wei|qq)[a-z]", digits[match.end() :]) and not unbroken:
+        return False  # letters right after: part of a code, unless eleven digits stand together
     groups = re.findall(r"[0-9]+", match.group("n"))
     if _CODE_BEFORE.search(before):
         return False
