@@ -76,6 +76,8 @@ def test_verdicts_are_taken_as_ids_or_labels_and_unknown_ones_are_kept_for_judgi
         (lines({k: v for k, v in event(1).items() if k != "appeal_id"}).strip(), "missing_field"),
         (lines({**event(1), "actor": 12}).strip(), "bad_field"),
         (b'{"event_id": 1, "appeal_id": "\\ud800", "event": "filed", "post_id": "p"}', "bad_field"),
+        (lines(event(1, post="x" * 257)).strip(), "bad_field"),
+        (lines(event(1, appeal="a\nb")).strip(), "bad_field"),
         (lines(event(1, at="last Tuesday")).strip(), "bad_time"),
         (lines(event(1, at="0001-01-01T00:00:00+23:00")).strip(), "bad_time"),
     ],
@@ -93,6 +95,13 @@ def test_a_refused_line_is_never_quoted():
     log = parse(b'{"event_id": "x", "post_id": "p-1", "note": "13800000000"}\n')
     assert "13800000000" not in str(refusals(log))
     assert log.quarantine["post_id"].to_pylist() == ["p-1"]
+
+
+def test_an_id_that_no_id_can_be_reaches_no_table():
+    log = parse(lines(event(1, post="正文" * 200), event(2, appeal="a\x1b[0m")))
+    assert log.events.num_rows == 0
+    assert log.quarantine["post_id"].to_pylist() == [None, "p-1"]
+    assert "正文" not in str(log.quarantine.to_pylist()) and "x1b" not in str(log.quarantine.to_pylist())
 
 
 def test_a_last_line_still_being_written_is_left_for_the_next_read():

@@ -104,6 +104,22 @@ def test_an_adjudication_that_cannot_be_a_label_is_counted_with_its_reason(event
     assert "event " in got.quarantine["detail"].to_pylist()[0]
 
 
+def test_a_refused_adjudication_shows_labels_of_the_policy_and_of_others_only_their_length():
+    phone = "13800138000"
+    got = derive(
+        event(1, appeal=phone),
+        event(2, "modified", appeal=phone, verdict="remove", category=f"打{phone}"),
+        event(3, appeal="b", post="p-2"),
+        event(4, "upheld", appeal="b", post="p-2"),
+        event(5, appeal=phone + "0", post="p-2"),
+        event(6, "overturned", appeal=phone + "0", post="p-2"),
+    )
+    refused, superseded = got.quarantine["detail"].to_pylist()
+    assert "line 2, event 2: " in refused and "'remove' with an unknown value of 12 characters" in refused
+    assert "one of 正常" in refused and "event 4 gives way to event 6" in superseded
+    assert phone not in refused + superseded
+
+
 def test_an_unusable_latest_adjudication_is_not_replaced_by_an_earlier_one():
     got = derive(event(1), event(2, "overturned"), event(3, "modified", verdict="remove", category="正常"))
     assert got.outcomes.num_rows == 0

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import zipfile
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,13 @@ from xhs_pipeline.posts.sources import (
     Source,
     SourceError,
     SourceMissing,
+    Tally,
     load_source,
     read_image,
     read_week,
     source_fingerprint,
 )
+from xhs_pipeline.posts.stages import write_raw
 from xhs_pipeline.privacy import keyed_hash
 
 WEEK = "2026-02-16"
@@ -243,10 +248,19 @@ def test_times_are_read_as_people_and_programs_write_them() -> None:
         "2026/2/16 9:05",
         "2026年2月16日 9:05",
         "2026-02-16T01:05Z",
+        "2026-2-16T9:5",
+        "2026/02/16 9:5:0.000",
+        "1771203900.0",
+        "1771203900000.0",
     ]
     numbers = [expected.timestamp(), int(expected.timestamp()) * 1000, str(int(expected.timestamp()))]
     for value in [*written, *numbers, datetime(2026, 2, 16, 9, 5)]:
         assert parse_time(value) == expected, value
+    for value in ("2026/02/16 10:00:00.5", "1771207200.5", "2026-2-16 10:0:0,5000001"):
+        assert parse_time(value) == datetime(2026, 2, 16, 2, 0, 0, 500_000, UTC), value
+    for value in ("2026/2/30", "2026-2-16 24:61", "177120720", "nan"):
+        with pytest.raises(ValueError):
+            parse_time(value)
 
 
 def test_a_good_row_keeps_its_text_and_loses_its_author(tmp_path: Path) -> None:
@@ -305,12 +319,71 @@ def test_a_users_own_csv_runs_with_a_mapping_and_no_code(tmp_path: Path) -> None
 
 def test_bad_csv_rows_are_quarantined_by_line(tmp_path: Path) -> None:
     rows = [b"post_id,body,verdict,category", b"1,ok,pass,\xe6\xad\xa3\xe5\xb8\xb8", b"2,too,few", b"3,\xff\xfe,pass,x"]
-    rows += [b"4," + b"x" * 200_000 + b",pass,x", b"5,ok,pass,\xe6\xad\xa3\xe5\xb8\xb8", b"", b'6,"never closed,pass,x']
+    rows += [b"4," + b"x" * 200_000 + b",pass,\xe6\xad\xa3\xe5\xb8\xb8", b"", b'5,5" ok,pass,\xe6\xad\xa3\xe5\xb8\xb8']
     (tmp_path / "export.csv").write_bytes(b"\n".join(rows))
     posts, bad = read(write_source(tmp_path, f"format: csv\npath: export.csv\nweek: {WEEK}\n"))
-    assert [p["post_id"] for p in posts] == ["1", "5"]
-    assert [b["reason"] for b in bad] == ["wrong_column_count", "invalid_utf8", "bad_csv", "wrong_column_count"]
+    assert [p["post_id"] for p in posts] == ["1", "4", "5"]
+    assert [b["reason"] for b in bad] == ["wrong_column_count", "invalid_utf8"]
     assert "line 3: " in bad[0]["detail"] and "3 columns, the header 4" in bad[0]["detail"]
+
+
+def csv_file(folder: Path, text: str) -> Source:
+    (folder / "export.csv").write_text(text, encoding="utf-8", newline="")
+    return write_source(folder, f"format: csv\npath: export.csv\nweek: {WEEK}\n")
+
+
+CSV_HEADER = "post_id,body,verdict,category\n"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        '2,"say "hi" to",pass,正常\n',  # quotes inside a quoted text that are not doubled
+        '2,"never closed,pass,正常\n3,ok,pass,正常\n',
+        '2,"never closed,pass,正常\n3,"quoted",pass,正常\n',
+        '2,"' + "长" * 1500 + '\ninjected,text,pass,正常\n",remove,诈骗\n',  # over the limit of a field
+        "2," + "长" * 5000 + ",pass,正常\n",
+    ],
+)
+def test_a_csv_whose_quotes_do_not_add_up_stops_at_that_record_and_gives_no_row_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr("xhs_pipeline.posts.rows.MAX_LINE_BYTES", 1000)
+    source = csv_file(tmp_path, CSV_HEADER + "1,ok,pass,正常\n" + fault + "9,after,pass,正常\n")
+    seen = []
+    with pytest.raises(SourceError, match=r"export\.csv, line 3: .*export the file again") as error:
+        for batch, _ in read_week(source, WEEK, POLICY, KEY, batch_rows=1):
+            seen += batch["post_id"].to_pylist()
+    assert seen == ["1"]
+    assert "长" not in str(error.value) and "hi" not in str(error.value)
+
+
+def test_a_long_text_that_looks_like_labelled_rows_stays_one_text(tmp_path: Path) -> None:
+    body = "x" * 140_000 + "\nfake,injected,pass,正常\n" + "y" * 140_000
+    posts, bad = read(csv_file(tmp_path, CSV_HEADER + f'1,"{body}",remove,诈骗\n2,ok,pass,正常\n'))
+    assert [(p["post_id"], p["verdict"], len(p["body"])) for p in posts] == [
+        ("1", "remove", len(body)),
+        ("2", "pass", 2),
+    ]
+    assert bad == []
+
+
+def test_blanks_around_a_csv_header_are_no_part_of_the_names(tmp_path: Path) -> None:
+    source = csv_file(tmp_path, "post_id , body,verdict\t, category\n1,a,pass,正常\n")
+    assert [p["post_id"] for p in read(source)[0]] == ["1"]
+
+
+def test_a_file_without_a_header_is_recognised_and_its_first_row_is_not_told(tmp_path: Path) -> None:
+    row = "短文,13800138000,138-0013-8000,１３８００１３８０００,me@x.cn,me＠x.cn," + "很长的正文" * 10
+    with pytest.raises(SourceError) as error:
+        read(csv_file(tmp_path, row + "\n"))
+    message = str(error.value)
+    assert "columns found: '短文', (a long or number-like cell)" in message
+    assert "Is the first line a header?" in message
+    assert not re.search("138|0013|１３８|me|很长", message.replace(str(tmp_path), ""))
+    with pytest.raises(SourceError) as error:
+        read(csv_file(tmp_path, "post_id,body\n"))
+    assert "Is the first line" not in str(error.value)
 
 
 def test_a_csv_with_wrong_columns_names_the_missing_and_the_found_ones_and_the_remedy(tmp_path: Path) -> None:
@@ -372,6 +445,131 @@ def test_a_file_that_is_no_workbook_or_no_parquet_is_an_error_that_names_it(tmp_
         read(whole)
 
 
+def test_a_workbook_that_unpacks_to_over_a_gibibyte_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    source = excel(tmp_path, ["post_id", "body", "verdict", "category"], ["1", "a", "pass", "正常"])
+    zeros = b"\0" * 2**20
+    with (
+        zipfile.ZipFile(tmp_path / "export.xlsx", "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("xl/media/bomb.bin", "w", force_zip64=True) as member,
+    ):
+        for _ in range(1024):
+            member.write(zeros)
+    assert (tmp_path / "export.xlsx").stat().st_size < 16 * 2**20
+    with pytest.raises(SourceError, match=r"export\.xlsx: unpacks to 1024 MiB, expected at most 1024"):
+        read(source)
+
+
+def test_an_excel_cell_too_long_to_be_a_post_costs_only_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xhs_pipeline.posts.rows.MAX_LINE_BYTES", 1000)
+    header, when = ["post_id", "body", "created_at", "verdict", "category"], datetime(2026, 2, 17)
+    source = excel(tmp_path, header, ["1", "长" * 1001, when, "pass", "正常"], ["2", "a", when, "pass", "正常"])
+    assert [p["post_id"] for p in read(source)[0]] == ["2"]
+    assert reasons(source) == ["cell_too_long"]
+
+
+def test_a_formula_without_a_stored_value_costs_its_row_and_never_reads_as_empty_text(tmp_path: Path) -> None:
+    header, when = ["post_id", "title", "body", "created_at", "images", "verdict", "category"], datetime(2026, 2, 17)
+    label = ["pass", "正常"]
+    source = excel(
+        tmp_path,
+        header,
+        ["1", "=A1", "正文", when, None, *label],
+        ["2", None, "正文", when, None, *label],
+        ["3", "标题", "正文", "=NOW()", None, *label],
+        ["4", "标题", "正文", when, "=A1", *label],
+        ["=A1"] * 7,
+        ["6", "标题", "=A1", when, None, *label, "?"],
+        ["7", "标题", "=A1", when, None, *label],
+    )
+    posts, bad = read(source)
+    assert [p["post_id"] for p in posts] == ["2"]
+    found = [(re.search(r"row (\d+)", b["detail"])[1], b["reason"]) for b in bad]  # type: ignore[index]
+    lost = "formula_without_value"
+    assert found == [("2", lost), ("4", lost), ("5", lost), ("6", lost), ("7", "wrong_column_count"), ("8", lost)]
+    assert "column 'title': a formula whose value is not stored" in bad[0]["detail"]
+    stored = rb'<c r="\1" t="str"><f>\2</f><v>text</v>'
+    edit_sheet(tmp_path, lambda xml: re.sub(rb'<c r="(\w+)"[^>]*><f>([^<]*)</f><v ?(?:/>|></v>)', stored, xml))
+    assert {"1", "2", "7"} <= {p["post_id"] for p in read(source)[0]}, "a formula with a stored value is that value"
+
+
+def test_a_formula_whose_value_is_empty_text_is_empty(tmp_path: Path) -> None:
+    header, when = ["post_id", "title", "body", "created_at", "verdict", "category"], datetime(2026, 2, 17)
+    source = excel(tmp_path, header, ["1", "=A1", "正文", when, "pass", "正常"])
+    assert reasons(source) == ["formula_without_value"]
+    edit_sheet(tmp_path, lambda xml: xml.replace(b'<c r="B2">', b'<c r="B2" t="str">'))
+    assert [(p["post_id"], p["title"]) for p in read(source)[0]] == [("1", "")]
+
+
+def edit_sheet(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    """Rewrite the XML of the workbook's only sheet."""
+    path = folder / "export.xlsx"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    changed = change(members[sheet])
+    assert changed != members[sheet]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (members | {sheet: changed}).items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'r="B2"', b'r="\xe2\x82\xac"'),
+        (b'<row r="2">', b'<row r="13800138000x">'),
+        (b'<c r="B2" t="n"><v>', b'<c r="B2" t="s"><v>13800138000'),
+        (b'<c r="B2" t="n"><v>', b'<c r="B2" t="n"><v>me@x.cn'),
+        (b"</sheetData>", b""),
+    ],
+)
+def test_a_damaged_sheet_is_an_error_that_names_the_file_and_quotes_no_cell(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    source = excel(tmp_path, ["post_id", "body", "verdict", "category"], ["a", 7, "pass", "正常"])
+    edit_sheet(tmp_path, lambda xml: xml.replace(old, new))
+    with pytest.raises(SourceError, match=r"export\.xlsx: not a readable xlsx workbook") as error:
+        read(source)
+    assert "138" not in str(error.value) and "me@x.cn" not in str(error.value)
+    assert error.value.__cause__ is None or "138" not in str(error.value.__cause__)
+
+
+def test_a_workbook_or_parquet_file_damaged_anywhere_is_an_error_or_bad_rows_and_never_a_crash(tmp_path: Path) -> None:
+    excel(tmp_path, ["post_id", "body", "verdict", "category"], *[[f"{i}", "正文", "pass", "正常"] for i in range(30)])
+    columns = {"post_id": ["1", "2"], "body": ["a", "b"], "verdict": ["pass"] * 2, "category": ["正常"] * 2}
+    pq.write_table(pa.table(columns), tmp_path / "export.parquet")
+    for fmt in ("xlsx", "parquet"):
+        source = write_source(tmp_path, f"format: {fmt}\npath: export.{fmt}\nweek: {WEEK}\n")
+        whole = (tmp_path / f"export.{fmt}").read_bytes()
+        for position in range(0, len(whole), len(whole) // 150):
+            damaged = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
+            (tmp_path / f"export.{fmt}").write_bytes(damaged)
+            try:
+                read(source)
+            except SourceError as error:
+                assert f"export.{fmt}" in str(error)
+
+
+def test_a_parquet_time_that_nothing_can_hold_costs_only_its_row(tmp_path: Path) -> None:
+    when = [int(datetime(2026, 2, 17, tzinfo=UTC).timestamp()) * 10**6, 2**62, -(2**62)]
+    table = pa.table(
+        {
+            "post_id": ["1", "2", "3"],
+            "body": ["a", "b", "c"],
+            "created_at": pa.array(when, pa.timestamp("us", "UTC")),
+            "verdict": ["pass"] * 3,
+            "category": ["正常"] * 3,
+        }
+    )
+    pq.write_table(table, tmp_path / "export.parquet")
+    posts, bad = read(write_source(tmp_path, "format: parquet\npath: export.parquet\n"))
+    assert [p["post_id"] for p in posts] == ["1"]
+    assert [b["reason"] for b in bad] == ["value_out_of_range"] * 2
+    assert "column 'created_at': " in bad[0]["detail"]
+
+
 def test_parquet_posts_may_embed_their_images(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(b"from disk")
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -404,6 +602,68 @@ def test_parquet_text_that_is_not_utf8_costs_only_its_row(tmp_path: Path) -> Non
     source = write_source(tmp_path, f"format: parquet\npath: export.parquet\nweek: {WEEK}\n")
     assert [p["post_id"] for p in read(source)[0]] == ["1"]
     assert reasons(source) == ["invalid_utf8"]
+
+
+# --- identifiers and accounts -------------------------------------------------------------------------------------------
+
+
+def hide_digits(text: str) -> str:
+    return re.sub(r"\d{5,}", "<数字>", text)
+
+
+def masked(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    posts, bad = [], []
+    for good_batch, bad_batch in read_week(source, WEEK, POLICY, KEY, mask=hide_digits):
+        posts += good_batch.to_pylist()
+        bad += bad_batch.to_pylist()
+    return posts, bad
+
+
+def test_who_labelled_a_post_is_a_short_name_without_identifiers(tmp_path: Path) -> None:
+    rows = [
+        post("a", label_source=" 审核13800138000 "),
+        post("b", label_source="x" * 65),
+        post("c", label_source="a\nb"),
+    ]
+    posts, bad = masked(jsonl(tmp_path, *rows, post("d", label_source="x" * 64), post("e", label_source=" ")))
+    assert [(p["post_id"], p["label_source"]) for p in posts] == [("a", "审核<数字>"), ("d", "x" * 64), ("e", "source")]
+    assert [(b["post_id"], b["reason"]) for b in bad] == [("b", "bad_label_source"), ("c", "bad_label_source")]
+    assert "xxx" not in str(bad)
+
+
+def test_an_unknown_label_is_shown_without_identifiers_even_where_it_is_cut(tmp_path: Path) -> None:
+    rows = [post("a", verdict="打13800138000"), post("b", category="字" * 35 + "13800138000")]
+    _, bad = masked(jsonl(tmp_path, *rows))
+    assert [b["reason"] for b in bad] == ["unknown_verdict", "unknown_category"]
+    assert "'打<数字>'" in bad[0]["detail"] and "138" not in str(bad)
+
+
+def test_rows_are_counted_where_they_are_met_and_the_weeks_of_others_are_named(tmp_path: Path) -> None:
+    rows = [post("a"), post("b", created_at="2026-02-24T00:00:00+08:00"), post("c", verdict="?"), post("a")]
+    (tmp_path / "all.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    source = write_source(tmp_path, "format: jsonl\npath: all.jsonl\n")
+    tally = Tally()
+    batches = list(read_week(source, WEEK, POLICY, KEY, tally=tally))
+    assert (tally.rows, dict(tally.other_weeks)) == (4, {"2026-02-23": 1})
+    assert sum(good.num_rows + bad.num_rows for good, bad in batches) == 3
+
+    said: list[str] = []
+    built = write_raw(source, WEEK, POLICY, KEY, tmp_path, said.append)
+    assert built.counts == {"rows_in": 3, "posts": 1, "quarantined": 2, "other_weeks": 1}
+    assert built.checks[0].passed and said == []
+    built = write_raw(source, "2026-03-02", POLICY, KEY, tmp_path, said.append)
+    assert built.counts == {"rows_in": 0, "posts": 0, "quarantined": 0, "other_weeks": 4}
+    assert said == ["0 posts of 2026-03-02; the file has rows of 2026-02-16 (3), 2026-02-23 (1)"]
+
+
+def test_a_row_that_was_met_and_not_written_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losing(*arguments: Any, **options: Any) -> Any:
+        for good, bad in read_week(*arguments, **options):
+            yield good.slice(1), bad
+
+    monkeypatch.setattr("xhs_pipeline.posts.stages.read_week", losing)
+    built = write_raw(jsonl(tmp_path, post("a"), post("b")), WEEK, POLICY, KEY, tmp_path)
+    assert not built.checks[0].passed and "2 rows in = 1 kept" in built.checks[0].description
 
 
 # --- images -------------------------------------------------------------------------------------------------------------

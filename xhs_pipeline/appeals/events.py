@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
 from xhs_pipeline.policy import Policy
+from xhs_pipeline.posts.fields import TIME_ZONE
 from xhs_pipeline.posts.schema import QUARANTINE
 from xhs_pipeline.privacy import keyed_hash
 
@@ -30,7 +30,7 @@ FILED, UPHELD, OVERTURNED, MODIFIED, WITHDRAWN, EXPIRED = (
 ADJUDICATED = (UPHELD, OVERTURNED, MODIFIED)
 CLOSED = (WITHDRAWN, EXPIRED)
 EVENTS = (FILED, *ADJUDICATED, *CLOSED)
-LOCAL_TIME = ZoneInfo("Asia/Shanghai")  # of times without an offset
+MAX_ID_CHARS = 256
 
 # verdict and category are null where the event names none; a verdict is the policy's id where the policy knows it, else
 # as written. The event's `note` is free text about a person's post and is not kept.
@@ -144,8 +144,8 @@ def _event(raw: Any, policy: Policy, key: bytes) -> dict[str, Any]:
     verdict = _text(raw, "verdict", required=False)
     return {
         "event_id": event_id,
-        "appeal_id": _text(raw, "appeal_id"),
-        "post_id": _text(raw, "post_id"),
+        "appeal_id": _id(raw, "appeal_id"),
+        "post_id": _id(raw, "post_id"),
         "event": event,
         "at": _time(_text(raw, "at")),
         "verdict": None if verdict is None else (policy.verdict_id(verdict) or verdict),
@@ -170,10 +170,17 @@ def _text(raw: Mapping[str, Any], name: str, required: bool = True) -> Any:
     return value.strip()
 
 
+def _id(raw: Mapping[str, Any], name: str, required: bool = True) -> Any:
+    value = _text(raw, name, required)
+    if value is not None and (len(value) > MAX_ID_CHARS or not value.isprintable()):
+        raise _Refused("bad_field", f"{name} holds control characters or over {MAX_ID_CHARS} characters")
+    return value
+
+
 def _time(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=LOCAL_TIME)).astimezone(UTC)
+        return (at if at.tzinfo else at.replace(tzinfo=TIME_ZONE)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise _Refused("bad_time", "at is not an ISO 8601 time, such as 2026-02-20T10:00:00+08:00") from error
 
@@ -188,6 +195,6 @@ def _refuse_repeat(row: Mapping[str, Any], first: Mapping[str, Any] | None) -> N
 
 def _post_id(raw: Any) -> str | None:
     try:
-        return _text(raw, "post_id", required=False) if isinstance(raw, Mapping) else None
+        return _id(raw, "post_id", required=False) if isinstance(raw, Mapping) else None
     except _Refused:
         return None

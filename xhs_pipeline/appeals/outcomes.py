@@ -6,8 +6,7 @@ Pure functions over Arrow tables. When to retrain on them is decided elsewhere (
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa

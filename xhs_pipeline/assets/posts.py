@@ -27,6 +27,7 @@ GROUP, OWNERS = "posts", ["team:data-platform"]
     check_specs=[check("raw_posts", "rows_accounted", "Rows in the source = posts + quarantine, counted in the files")],
 )
 def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.curation.identifiers import mask
     from xhs_pipeline.posts.sources import source_fingerprint
     from xhs_pipeline.posts.stages import write_raw
     from xhs_pipeline.privacy import keyed_hash, load_hmac_key
@@ -41,7 +42,7 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     return publish(
         context,
         workspace.store,
-        lambda work: write_raw(source, week, policy, key, work),
+        lambda work: write_raw(source, week, policy, key, work, context.log.info, mask=lambda text: mask(text)[0]),
         # another key gives other author hashes; this names the key without giving it away
         inputs={**fingerprint, "hmac_key": keyed_hash(key, "fingerprint")},
         settings={"labels": policy.labels, "source": str(source.file.resolve())},

@@ -13,7 +13,10 @@ from xhs_pipeline.posts.rows import BadRow
 
 TIME_ZONE = ZoneInfo("Asia/Shanghai")  # weeks start on Monday 00:00 here; times without a zone are meant here
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
-WRITTEN_DATE = re.compile(r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[T\s]+(\d{1,2}):(\d{2})(?::(\d{2}))?)?")
+WRITTEN_DATE = re.compile(
+    r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[T\s]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:[.,](\d{1,9}))?)?)?"
+)
+WRITTEN_EPOCH = re.compile(r"(?:\d{10}|\d{13})(?:\.\d*)?", re.ASCII)
 
 
 class Reject(Exception):
@@ -48,6 +51,8 @@ def _encodable(text: str, column: str) -> str:
 
 def image_list(value: Any, column: str) -> list[tuple[str, bytes | None]]:
     """(relative path, embedded bytes or None) of every image that a row names. Raises Reject for what is no such list."""
+    if isinstance(value, BadRow):
+        raise Reject(value.reason, f"{column}: {value.detail}")
     if isinstance(value, str):
         value = _split_images(value)
     if value is None:
@@ -112,13 +117,18 @@ def locate_image(folder: Path, name: str) -> tuple[Path, os.stat_result] | str:
 
 
 def parse_time(value: Any) -> datetime:
-    """A UTC time from ISO text, 2026/2/16 9:05, 2026年2月16日, epoch seconds or milliseconds, or a datetime."""
+    """A UTC time from ISO text, 2026/2/16 9:05, 2026年2月16日, epoch seconds or milliseconds, or a datetime.
+
+    Raises ValueError, OverflowError, TypeError or OSError for anything else.
+    """
     if isinstance(value, str):
         text = value.strip()
-        if re.fullmatch(r"\d{10}|\d{13}", text, re.ASCII):
-            value = int(text)
+        if WRITTEN_EPOCH.fullmatch(text):
+            value = float(text)
         elif written := WRITTEN_DATE.fullmatch(text):
-            value = datetime(*(int(part or 0) for part in written.groups()))  # type: ignore[arg-type]
+            year, month, day, hour, minute, second, fraction = written.groups(default="0")
+            value = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
+            value = value.replace(microsecond=int(fraction[:6].ljust(6, "0")))
         else:
             value = datetime.fromisoformat(text)
     elif isinstance(value, date) and not isinstance(value, datetime):

@@ -5,8 +5,9 @@ Text and image bytes pass untouched; cleaning, decoding images and removing dupl
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,32 +30,62 @@ from xhs_pipeline.posts.schema import QUARANTINE, RAW_POSTS, SCHEMA_VERSION
 from xhs_pipeline.posts.source_yaml import Source, SourceError, SourceMissing, check_week, load_source
 from xhs_pipeline.privacy import keyed_hash
 
-__all__ = ["Source", "SourceError", "SourceMissing", "load_source", "read_image", "read_week", "source_fingerprint"]
+__all__ = [
+    "Source", "SourceError", "SourceMissing", "Tally", "load_source", "read_image", "read_week", "source_fingerprint",
+]  # fmt: skip
 
 STAGE = "raw_posts"
 MAX_IMAGES = 50  # of one post; further ones are not read
 MAX_ID_CHARS = 256
+MAX_LABEL_SOURCE_CHARS = 64
 BATCH_BYTES = 64 * 1024 * 1024  # a batch is handed on early when its images reach this
 
 Batches = tuple[pa.RecordBatch, pa.RecordBatch]
 
 
+@dataclass
+class Tally:
+    """Counted where rows are met, before anything is done with them: all rows, and those of other weeks by week."""
+
+    rows: int = 0
+    other_weeks: Counter[str] = field(default_factory=Counter)
+
+
 class _OtherWeek(Exception):
     """A row of a week that was not asked for."""
 
+    def __init__(self, week: str) -> None:
+        super().__init__(week)
+        self.week = week
 
-def read_week(source: Source, week: str, policy: Policy, hmac_key: bytes, batch_rows: int = 256) -> Iterator[Batches]:
+
+def unmasked(text: str) -> str:
+    return text
+
+
+def read_week(
+    source: Source,
+    week: str,
+    policy: Policy,
+    hmac_key: bytes,
+    batch_rows: int = 256,
+    *,
+    mask: Callable[[str], str] = unmasked,
+    tally: Tally | None = None,
+) -> Iterator[Batches]:
     """Stream one week as (posts in the RAW_POSTS schema, quarantine in the QUARANTINE schema) batches.
 
     week: ISO date of a Monday. hmac_key: for author_hash. batch_rows: posts a batch at most; fewer when images are large.
-    Rows in = posts + quarantine. When the path has no {week}, one file holds several weeks: rows of other weeks are skipped
-    and not counted, and rows whose week cannot be known are quarantined with every week that reads the file.
+    mask: takes identifiers of people out of label_source and of unknown labels that a quarantine row shows.
+    tally: counts the rows as they are met: rows = posts + quarantine + other weeks. When the path has no {week}, one file
+    holds several weeks: rows of other weeks are skipped, and rows whose week cannot be known are quarantined with every
+    week that reads the file.
     Raises SourceMissing when there is no file for the week, SourceError when its columns do not fit, ValueError when `week`
     is no Monday. Bad rows never raise.
     """
     check_week(week)
     path = _existing(source, week)
-    return _batches(_Reader(source, week, policy, hmac_key, path), batch_rows)
+    return _batches(_Reader(source, week, policy, hmac_key, path, mask, tally or Tally()), batch_rows)
 
 
 def source_fingerprint(source: Source, week: str) -> dict[str, str]:
@@ -128,12 +159,15 @@ class _Reader:
     policy: Policy | None
     hmac_key: bytes
     path: Path
+    mask: Callable[[str], str] = unmasked
+    tally: Tally = field(default_factory=Tally)
 
     def rows(self) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any] | None]]:
         """(post, None) or (None, quarantine row) for every row of the week."""
         seen: set[str] = set()
         unit = "line" if self.source.format in ("jsonl", "csv") else "row"
         for number, row in read_rows(self.path, self.source.format, self.source.columns):
+            self.tally.rows += 1
             post_id = None
             try:
                 created = self._in_week(row)
@@ -144,8 +178,8 @@ class _Reader:
                         "duplicate_post_id", f"{self._column('post_id')} repeats an earlier row's; the first is kept"
                     )
                 post = self._post(row, post_id, created)
-            except _OtherWeek:
-                continue
+            except _OtherWeek as other:
+                self.tally.other_weeks[other.week] += 1
             except Reject as reject:
                 detail = f"{self.path.name}, {unit} {number}: {reject.detail}"
                 yield None, {"post_id": post_id, "stage": STAGE, "reason": reject.reason, "detail": detail}
@@ -181,6 +215,8 @@ class _Reader:
         value = None if isinstance(row, BadRow) else row.get("created_at")
         created, week = None, fallback
         problem = row if isinstance(row, BadRow) else None
+        if isinstance(value, BadRow):
+            problem = BadRow(value.reason, f"{column}: {value.detail}")
         if problem is None and value in (None, "") and fallback is None:
             problem = BadRow("bad_time", f"{column} is empty and the source sets no `week`")
         elif problem is None and value not in (None, ""):
@@ -191,8 +227,8 @@ class _Reader:
             except (ValueError, OverflowError, TypeError, OSError):
                 problem = BadRow("bad_time", f"{column} is not a time; expected e.g. 2026-02-16T10:00:00+08:00")
         if problem is not None:
-            if fallback not in (None, self.week):
-                raise _OtherWeek
+            if fallback is not None and fallback != self.week:
+                raise _OtherWeek(fallback)
             unknown = "; its week is unknown, so it is reported with every week read from this file"
             raise Reject(problem.reason, problem.detail + ("" if fallback else unknown))
         if week == self.week:
@@ -200,7 +236,8 @@ class _Reader:
         if file_week:  # no other week will ever read this file, so skipping would lose the row
             detail = f"{column} lies in week {week}, the file is of {self.week} (Asia/Shanghai)"
             raise Reject("wrong_week", detail)
-        raise _OtherWeek
+        assert week is not None  # a time or the fallback gave it
+        raise _OtherWeek(week)
 
     def _post(self, row: dict[str, Any], post_id: str, created: datetime | None) -> dict[str, Any]:
         assert self.policy is not None
@@ -227,7 +264,7 @@ class _Reader:
             "category": category,
             "severity": self.policy.severity(category),
             "rationale": self._text(row, "rationale") or None,
-            "label_source": self._text(row, "label_source") or "source",
+            "label_source": self._label_source(row),
             "author_hash": keyed_hash(self.hmac_key, author) if author and author.strip() else None,
             "schema_version": SCHEMA_VERSION,
         }
@@ -254,6 +291,16 @@ class _Reader:
             )
         return post_id
 
+    def _label_source(self, row: dict[str, Any]) -> str:
+        value = (self._text(row, "label_source") or "").strip()
+        if len(value) > MAX_LABEL_SOURCE_CHARS or not value.isprintable():
+            raise Reject(
+                "bad_label_source",
+                f"{self._column('label_source')} holds control characters or over {MAX_LABEL_SOURCE_CHARS} characters; "
+                "expected a short name of who labels, such as reviewer",
+            )
+        return self.mask(value) or "source"
+
     def _label(
         self, row: dict[str, Any], ours: str, find: Callable[[str], str | None], allowed: tuple[str, ...]
     ) -> str:
@@ -266,7 +313,8 @@ class _Reader:
         if found is None and not term:
             raise Reject(f"missing_{ours}", f"{self._column(ours)} is empty; allowed: {', '.join(allowed)}")
         if found is None:
-            shown = term if len(term) <= 40 else term[:39] + "…"
+            shown = self.mask(term[:1000])  # first masked, then cut, so that no part of an identifier is left
+            shown = shown if len(shown) <= 40 else shown[:39] + "…"
             known = ", ".join((*mapping, *allowed))
             raise Reject(
                 f"unknown_{ours}",
