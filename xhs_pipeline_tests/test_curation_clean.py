@@ -1,15 +1,30 @@
 """Cleaning batches: every row and every image is accounted for."""
 
 import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Generator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from xhs_pipeline.curation.clean import CleanSettings, clean_batch, clean_stream, safe_name, shown_path
+from xhs_pipeline.curation.clean import (
+    MAX_TEXT_CHARS,
+    CleanSettings,
+    clean_batch,
+    clean_stream,
+    safe_name,
+    shown_path,
+)
+from xhs_pipeline.curation.images import ImageLimits
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, RAW_POSTS
 
 
@@ -54,6 +69,39 @@ def test_text_is_normalised_and_de_identified_in_title_body_and_rationale() -> N
     assert cleaned["match_text"] == "加v微信号电话手机号好"
     for name in ("post_id", "week", "verdict", "category", "severity", "label_source", "author_hash", "created_at"):
         assert cleaned[name] == post[name]
+
+
+def test_who_labelled_a_post_is_de_identified_and_plain_names_of_sources_stay() -> None:
+    names = ["source", "reviewer", "appeal", "人工复审", None, "审核员 张三 13812345678"]
+    cleaned = clean_batch(batch(*(raw(f"p{n}", label_source=name) for n, name in enumerate(names))), CleanSettings())
+    assert cleaned.posts["label_source"].to_pylist() == [*names[:5], "审核员 张三 <手机号>"]
+    assert cleaned.posts["identifiers"].to_pylist() == [[]] * 5 + [["手机号"]]
+
+
+def test_a_text_too_long_for_a_post_is_quarantined_at_once_with_its_length() -> None:
+    half = MAX_TEXT_CHARS // 2
+    rows = [
+        raw("most", "题" * half, "文" * half),
+        raw("over", "题" * half, "文" * (half + 1), images=[b"junk"]),
+        raw("file", body="电话13812345678，" * 700_000),
+        raw("why", rationale="因" * (MAX_TEXT_CHARS + 1)),
+    ]
+    started = time.monotonic()
+    cleaned = clean_batch(batch(*rows), CleanSettings())
+    assert time.monotonic() - started < 5, "masking such a text would take tens of seconds"
+    assert cleaned.posts["post_id"].to_pylist() == ["most"] and cleaned.dropped_images.num_rows == 0
+    found = {row["post_id"]: (row["reason"], row["detail"]) for row in cleaned.quarantine.to_pylist()}
+    assert found["over"] == ("text_too_long", "title and body: 100,001 characters; at most 100,000")
+    assert found["file"] == ("text_too_long", "title and body: 9,800,002 characters; at most 100,000")
+    assert found["why"] == ("text_too_long", "rationale: 100,001 characters; at most 100,000")
+
+
+def test_every_setting_of_cleaning_can_be_hashed_into_the_version() -> None:
+    plain = CleanSettings().as_dict()
+    assert json.loads(json.dumps(plain)) == plain and plain["images"]["longest_side"] == 1024
+    for other in (CleanSettings(images=ImageLimits(jpeg_quality=90)), CleanSettings(max_text_chars=5)):
+        assert other.as_dict() != plain
+    assert clean_batch(batch(raw("p1", "标题", "正文正文")), CleanSettings(max_text_chars=5)).quarantine.num_rows == 1
 
 
 def test_a_post_loses_its_bad_images_with_reasons_and_keeps_the_good_ones() -> None:
@@ -131,3 +179,50 @@ def test_a_pool_reads_ahead_by_a_few_batches_only() -> None:
     assert len(taken) <= 5
     assert isinstance(stream, Generator)
     stream.close()
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes below `pid` that run, zombies left out."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # gone meanwhile
+            continue
+        if state != "Z":
+            parents[int(stat.parent.name)] = int(parent)
+    found, wave = set(), {pid}
+    while wave := {child for child, parent in parents.items() if parent in wave}:
+        found |= wave
+    return found
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to look for processes")
+def test_no_worker_outlives_a_run_that_was_killed() -> None:
+    program = """
+import itertools
+from xhs_pipeline_tests.test_curation_clean import batch, raw
+from xhs_pipeline.curation.clean import CleanSettings, clean_stream
+for n, _ in enumerate(clean_stream((batch(raw(f"p{n}")) for n in itertools.count()), CleanSettings(), processes=2)):
+    if n == 8:
+        print("cleaning", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        try:
+            assert run.stdout.readline() == "cleaning\n"
+            workers = descendants(run.pid)
+            assert len(workers) >= 2
+        finally:
+            os.kill(run.pid, signal.SIGKILL)
+    until = time.monotonic() + 20
+    while left := {pid for pid in workers if runs(pid)}:
+        assert time.monotonic() < until, f"{len(left)} of {len(workers)} processes still run"
+        time.sleep(0.1)

@@ -91,6 +91,29 @@ def test_a_jpeg_that_conforms_keeps_its_compressed_bytes() -> None:
     assert opened(clean_image(encoded(picture(mode="L"))).data).mode == "L"
 
 
+def segment(marker: int, payload: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_of_a_jpeg_only_the_segments_that_decode_it_are_kept(progressive: bool) -> None:
+    plain = encoded(picture(), progressive=progressive, restart_marker_rows=2)
+    assert any(bytes((0xFF, 0xD0 + n)) in plain for n in range(8)), "restart markers are part of the test"
+    secret = b"31.2304 N, 121.4737 E"
+    # Application data, comments, JPGn, DNL, reserved markers, JFXX; a table is kept only where a scan follows that uses it.
+    for marker in (*range(0xE1, 0xF0), 0xFE, *range(0xF0, 0xFE), 0xDC, 0xC8, 0x02, 0xBF, 0xE0):
+        payload = b"JFXX\0" + secret if marker == 0xE0 else secret
+        assert strip_metadata(plain[:20] + segment(marker, payload) + plain[20:]) == plain, hex(marker)
+    for marker in (0xFE, 0xF5, 0xDC, 0xE1, 0xC4, 0xDB, 0xDD, 0xC0):
+        late = plain[:-2] + segment(marker, secret) + plain[-2:] + secret
+        assert strip_metadata(late) == plain, hex(marker)
+        if marker in (0xFE, 0xE1):  # the decoder refuses the others there
+            assert secret not in clean_image(late).data
+    for marker in (0xCC, 0xDE, 0xDF):
+        assert strip_metadata(plain[:20] + segment(marker, secret) + plain[20:]) is None, "its look would change"
+    assert clean_image(plain).data == plain
+
+
 def test_an_adobe_jpeg_that_stores_rgb_keeps_its_colours() -> None:
     data = encoded(picture(), keep_rgb=True)
     assert strip_metadata(data) is None or b"JFIF" in data or b"Adobe" not in data

@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,15 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
-from xhs_pipeline.judge import raw_rows
+from xhs_pipeline.judge import CHUNK, _chunks, _whole_or_nothing, main, raw_rows
+from xhs_pipeline.judgement.judge import MODEL_CARD, Judge
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
-from xhs_pipeline.posts.sources import SourceError
+from xhs_pipeline.posts.sources import BATCH_BYTES, MAX_ID_CHARS, MAX_IMAGES, SourceError
+from xhs_pipeline.splits.conversation import prompt_digest
+from xhs_pipeline.vlm.processor import load_processor
+from xhs_pipeline.vlm.tiny import build_tiny
+from xhs_pipeline_tests.small import POLICY, PROFILE
 
 
 def png() -> bytes:
@@ -27,6 +36,23 @@ def jsonl(folder: Path, *rows: dict[str, Any] | bytes, name: str = "posts.jsonl"
     encoded = [r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode() for r in rows]
     file.write_bytes(b"".join(line + b"\n" for line in encoded))
     return file
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as merged_model writes it: an untrained model of the real class answers in form, which is enough here."""
+    folder = tmp_path_factory.mktemp("model")
+    build_tiny(folder, ["周末公园散步", "稳赚不赔加我"] * 8, POLICY, PROFILE, lambda line: None)
+    processor = load_processor(folder, PROFILE.min_pixels, PROFILE.max_pixels)
+    prompt = prompt_digest(POLICY, PROFILE.prompt, processor.chat_template)
+    card = {"policy_version": POLICY.version, "prompt": prompt, "profile": PROFILE.model_dump()}
+    (folder / MODEL_CARD).write_text(json.dumps(card), encoding="utf-8")
+    return folder
+
+
+def judge(monkeypatch: pytest.MonkeyPatch, *arguments: Path | str) -> int:
+    monkeypatch.setattr(sys, "argv", ["judge", *map(str, arguments)])
+    return main()
 
 
 def read(posts: Path, source: Path | None = None) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
@@ -142,3 +168,169 @@ def test_a_file_that_cannot_be_used_as_a_whole_is_one_clear_error(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
         list(raw_rows(tmp_path / "nowhere.jsonl", None))
+
+
+# what the command writes, and what it says
+
+
+def test_images_that_cannot_be_used_are_reported_by_row_and_counted_apart_from_the_rows(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "good.png").write_bytes(png())
+    (tmp_path / "broken.png").write_bytes(png()[:60])
+    posts = jsonl(
+        tmp_path,
+        {"post_id": "p1", "body": "好", "images": ["good.png"]},
+        {"post_id": "p2", "body": "好", "images": ["gone-13812345678.png", "good.png", "broken.png", "gone.png"]},
+        {"title": "no id"},
+        {"post_id": "p4", "images": ["gone.png"]},
+    )
+    out = tmp_path / "out.jsonl"
+    assert judge(monkeypatch, model, posts, out) == 0
+    assert [json.loads(line)["post_id"] for line in out.read_text().splitlines()] == ["p1", "p2"]
+    said = capsys.readouterr().err.splitlines()
+    rows = [line for line in said if line.startswith("row ")]
+    assert rows[0] == "row 2: 2 image(s) left out: file_missing: gone-<手机号>.png, gone.png"
+    assert rows[1].startswith("row 2: 1 image(s) left out: broken: broken.png")
+    assert rows[2].startswith("row 3 not judged: missing_post_id")
+    assert rows[3] == "row 4: 1 image(s) left out: file_missing: gone.png"
+    assert rows[4].startswith("row 4 not judged: nothing_to_judge") and len(rows) == 5
+    assert said[-1] == (
+        f"done: 2 judged into {out}, 2 (missing_post_id 1, nothing_to_judge 1) not judged, "
+        "4 (file_missing 3, broken 1) images left out"
+    )
+
+
+def test_of_a_post_with_too_many_images_the_further_ones_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    good, _ = read(jsonl(tmp_path, {"post_id": "p1", "images": ["a.png"] * (MAX_IMAGES + 2)}))
+    assert good[1]["image_errors"] == [None] * MAX_IMAGES + ["too_many_images"] * 2
+    assert [image["bytes"] for image in good[1]["images"][-3:]] == [png(), None, None]
+
+
+def test_an_id_with_control_characters_or_without_end_is_refused_as_when_reading_a_week(tmp_path: Path) -> None:
+    ids = ["\x1b[2J", "a\nb", "x" * (MAX_ID_CHARS + 1), "x" * MAX_ID_CHARS, "帖子 1"]
+    good, bad = read(jsonl(tmp_path, *({"post_id": post_id, "body": "好"} for post_id in ids)))
+    assert bad == dict.fromkeys((1, 2, 3), "bad_post_id") and sorted(good) == [4, 5]
+
+
+def test_posts_in_memory_are_bounded_by_their_number_and_by_their_bytes() -> None:
+    picture = bytes(BATCH_BYTES // 4)  # one object, however many posts hold it
+    row = {"post_id": "p", "title": "", "body": "", "images": [{"bytes": picture, "path": "a"}]}
+    text = {"post_id": "p", "title": "", "body": "好", "images": []}
+    assert [len(chunk) for chunk in _chunks((n, row) for n in range(10))] == [4, 4, 2]
+    assert [len(chunk) for chunk in _chunks((n, text) for n in range(CHUNK + 1))] == [CHUNK, 1]
+
+
+@pytest.mark.parametrize("way", ["same", "symlink", "hardlink"])
+def test_the_posts_are_never_overwritten_by_the_judgements(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posts = jsonl(tmp_path, {"post_id": "p1", "body": "好"})
+    before, out = posts.read_bytes(), tmp_path / "out.jsonl"
+    if way == "symlink":
+        out.symlink_to(posts)
+    elif way == "hardlink":
+        out.hardlink_to(posts)
+    else:
+        out = tmp_path / "." / "posts.jsonl"
+    assert judge(monkeypatch, tmp_path, posts, out) == 2
+    assert "OUT is the file of the posts" in capsys.readouterr().err and posts.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "case", ["no posts", "posts are a folder", "posts lack columns", "no model", "out is a folder"]
+)
+def test_what_cannot_be_used_is_one_line_and_leaves_an_earlier_out_as_it_was(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, posts = tmp_path / "out.jsonl", jsonl(tmp_path, {"post_id": "p1", "body": "好"})
+    out.write_text("earlier\n")
+    if case == "no posts":
+        posts = tmp_path / "nowhere.jsonl"
+    elif case == "posts are a folder":
+        posts = tmp_path
+    elif case == "posts lack columns":
+        posts.write_text('{"id": 1}\n')
+    assert judge(monkeypatch, tmp_path, posts, tmp_path if case == "out is a folder" else out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and str(tmp_path) in said
+    assert out.read_text() == "earlier\n" and not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_is_one_line_and_exit_2(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is not on this machine")
+    posts = jsonl(tmp_path, {"post_id": "p1", "body": "好"})
+    assert judge(monkeypatch, model, posts, "/dev/full") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: [Errno 28] No space left on device"
+
+
+def test_standard_output_is_written_directly(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    posts = jsonl(tmp_path, {"post_id": "p1", "body": "好"})
+    assert judge(monkeypatch, model, posts, "/dev/stdout") == 0
+    assert json.loads(capfd.readouterr().out)["post_id"] == "p1"
+
+
+def test_when_no_row_could_be_judged_the_command_fails_and_says_so(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    posts = jsonl(tmp_path, {"post_id": "", "body": "好"}, {"post_id": "p2", "body": "\u200b"})
+    assert judge(monkeypatch, model, posts, out) == 1
+    assert "error: none of the 2 rows read could be judged" in capsys.readouterr().err
+    assert judge(monkeypatch, model, jsonl(tmp_path, name="none.jsonl"), out) == 0, "no rows are no failure"
+    assert out.read_text() == ""
+
+
+def test_an_out_that_fails_half_way_stays_as_it_was_and_keeps_its_mode_when_it_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("earlier")
+    out.chmod(0o600)
+    with pytest.raises(OSError, match="cut off"), _whole_or_nothing(out) as lines:
+        lines.write("half")
+        lines.flush()
+        raise OSError("cut off")
+    assert out.read_text() == "earlier" and list(tmp_path.iterdir()) == [out]
+    with _whole_or_nothing(out) as lines:
+        lines.write("whole")
+    assert out.read_text() == "whole" and out.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_run_that_is_killed_leaves_no_half_file_under_the_name_of_out(model: Path, tmp_path: Path) -> None:
+    posts = jsonl(tmp_path, *({"post_id": "" if n % 64 else f"p{n}", "body": "好"} for n in range(40 * CHUNK)))
+    command = [sys.executable, "-m", "xhs_pipeline.judge", str(model), str(posts), str(tmp_path / "out.jsonl")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert run.stderr is not None
+        assert any(line.startswith("judged ") for line in run.stderr), "a chunk was written"
+    finally:
+        os.kill(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert run.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out.jsonl").exists() and [p.suffix for p in tmp_path.glob(".out*")] == [".part"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "holds no profile"),
+        (b'{"profile": 5}', "holds no profile"),
+        (b'{"profile": {}, "prompt": null}', "holds no prompt and no policy_version"),
+        (
+            b'{"profile": {"max_length": 1, "speed": 2}, "prompt": "p", "policy_version": "1"}',
+            "profile: base_model: .*; max_length: .*; speed: ",
+        ),
+    ],
+)
+def test_a_broken_model_card_is_named_with_what_is_wrong_in_it(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / MODEL_CARD).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"moderation\.json: {message}.*expected what merged_model wrote") as error:
+        Judge(tmp_path, POLICY)
+    assert "\n" not in str(error.value)

@@ -67,9 +67,10 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     ],
 )
 def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.curation.clean import CleanSettings
     from xhs_pipeline.curation.stages import write_clean
 
-    week = context.partition_key
+    week, settings = context.partition_key, CleanSettings()
     raw = upstream(context, workspace.store, "raw_posts", week)
 
     def describe(artifact: Artifact) -> dict[str, Any]:
@@ -85,9 +86,9 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
     return publish(
         context,
         workspace.store,
-        lambda work: write_clean(raw.file("posts.parquet"), work, context.log.info),
+        lambda work: write_clean(raw.file("posts.parquet"), work, settings, context.log.info),
         inputs={"raw_posts": raw},
-        settings={},
+        settings=settings.as_dict(),
         week=week,
         describe=describe,
     )

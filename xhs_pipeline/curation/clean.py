@@ -2,12 +2,14 @@
 
 import hashlib
 import multiprocessing
+import os
 import re
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -19,6 +21,9 @@ from xhs_pipeline.curation.text import matching_form, normalise
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE
 
 STAGE = "clean_posts"
+# Title and body together. A note holds a thousand characters and a long article some ten thousand; masking takes about 3 s for
+# a million, so one row of megabytes (a whole file in one cell) would hold up its week.
+MAX_TEXT_CHARS = 100_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -27,10 +32,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class CleanSettings:
-    """How posts are cleaned. Part of the artefact's version: the same settings and input give the same bytes."""
+    """How posts are cleaned. Part of the artefact's version: the same settings and input give the same bytes.
+
+    max_text_chars: of title and body together, and of rationale and label_source each.
+    """
 
     images: ImageLimits = field(default_factory=ImageLimits)
-    mask_identifiers: bool = True
+    max_text_chars: int = MAX_TEXT_CHARS
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting as plain JSON values, to be hashed into the artefact's version."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -45,18 +57,22 @@ class CleanedBatch:
 def clean_batch(batch: pa.RecordBatch, settings: CleanSettings) -> CleanedBatch:
     """Clean a batch of RAW_POSTS; see CleanedBatch. Rows keep their order.
 
-    Title, body and rationale are normalised and de-identified. A post loses an image that cannot be used, with the reason in
-    dropped_images; it goes to quarantine ("nothing_to_judge") only when it has no text and no image left.
+    Title, body, rationale and label_source are normalised and de-identified. A post loses an image that cannot be used, with
+    the reason in dropped_images; it goes to quarantine only when it has no text and no image left ("nothing_to_judge") or when
+    its text is too long for a post ("text_too_long"; its images are then not looked at).
     """
     posts: list[Row] = []
     quarantine: list[Row] = []
     dropped: list[Row] = []
     for raw in batch.to_pylist():
+        if too_long := _too_long(raw, settings.max_text_chars):
+            quarantine.append(_quarantined(raw["post_id"], "text_too_long", too_long))
+            continue
         images, hashes, lost = _clean_images(raw, settings.images)
         dropped += lost
-        post = _clean_text(raw, settings)
+        post = _clean_text(raw)
         if not post["title"] and not post["body"] and not images:
-            quarantine.append(_nothing_to_judge(raw["post_id"], lost))
+            quarantine.append(_quarantined(raw["post_id"], "nothing_to_judge", _nothing_left(lost)))
             continue
         posts.append(post | {"images": images, "image_hashes": hashes})
     return CleanedBatch(
@@ -80,7 +96,9 @@ def clean_stream(
         return
     source = iter(batches)
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context(method))
+    pool = ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context(method), initializer=_leave_with_parent
+    )
     pending: deque[tuple[str, Future[tuple[bytes, bytes, bytes]]]] = deque()
     try:
         while True:
@@ -99,6 +117,19 @@ def clean_stream(
             yield CleanedBatch(*map(_decode, result))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when the run that started it is gone: killed outright, it cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(3)
+
+    threading.Thread(target=wait, name="leave-with-parent", daemon=True).start()
 
 
 def _clean_encoded(encoded: bytes, settings: CleanSettings) -> tuple[bytes, bytes, bytes]:
@@ -126,17 +157,22 @@ def _names(batch: pa.RecordBatch) -> str:
     return f"{ids[0].as_py()} to {ids[-1].as_py()}"
 
 
-def _clean_text(raw: Row, settings: CleanSettings) -> Row:
+def _too_long(raw: Row, most: int) -> str | None:
+    lengths = {name: len(raw[name] or "") for name in ("title", "body", "rationale", "label_source")}
+    lengths = {"title and body": lengths.pop("title") + lengths.pop("body"), **lengths}
+    over = [f"{name}: {length:,} characters" for name, length in lengths.items() if length > most]
+    return f"{'; '.join(over)}; at most {most:,}" if over else None
+
+
+def _clean_text(raw: Row) -> Row:
     """The post's own columns with clean text, its matching form and the sorted placeholder types that went into it."""
     post = {name: raw.get(name) for name in CLEAN_POSTS.names if name not in ("images", "image_hashes")}
     found: set[str] = set()
-    for name in ("title", "body", "rationale"):
-        text = normalise(raw[name])
-        if settings.mask_identifiers and text:
-            text, types = mask(text)
-            found.update(types)
-        post[name] = text
+    for name in ("title", "body", "rationale", "label_source"):
+        post[name], types = mask(normalise(raw[name]))
+        found.update(types)
     post["rationale"] = post["rationale"] or None
+    post["label_source"] = post["label_source"] or None
     post["match_text"] = matching_form(post["title"], post["body"])
     post["identifiers"] = sorted(found)
     return post
@@ -178,13 +214,15 @@ def _reading_error(error: str) -> ImageRejected:
     return ImageRejected(code, sentence.strip() or "found when the source was read")
 
 
-def _nothing_to_judge(post_id: str, lost: list[Row]) -> Row:
-    if lost:
-        reasons = ", ".join(row["reason"] for row in lost)
-        detail = f"no text, and none of its {len(lost)} image(s) is usable: {reasons}"
-    else:
-        detail = "no text and no image"
-    return {"post_id": post_id, "stage": STAGE, "reason": "nothing_to_judge", "detail": detail}
+def _nothing_left(lost: list[Row]) -> str:
+    if not lost:
+        return "no text and no image"
+    reasons = ", ".join(row["reason"] for row in lost)
+    return f"no text, and none of its {len(lost)} image(s) is usable: {reasons}"
+
+
+def _quarantined(post_id: str, reason: str, detail: str) -> Row:
+    return {"post_id": post_id, "stage": STAGE, "reason": reason, "detail": detail}
 
 
 def safe_name(post_id: str) -> str:

@@ -22,7 +22,7 @@ BATCH_ROWS = 64
 SAY_EVERY_SECONDS = 10.0
 
 
-def write_clean(raw: Path, work: Path, log: Callable[[str], None] = print) -> Built:
+def write_clean(raw: Path, work: Path, settings: CleanSettings, log: Callable[[str], None] = print) -> Built:
     """Clean one week of raw posts into posts, quarantine and dropped_images.parquet."""
     source = pq.ParquetFile(raw)
     total = source.metadata.num_rows
@@ -34,7 +34,7 @@ def write_clean(raw: Path, work: Path, log: Callable[[str], None] = print) -> Bu
         TableWriter(work / "quarantine.parquet", QUARANTINE) as quarantine,
         TableWriter(work / "dropped_images.parquet", DROPPED_IMAGES) as dropped,
     ):
-        for cleaned in clean_stream(source.iter_batches(batch_size=BATCH_ROWS), CleanSettings(), processes):
+        for cleaned in clean_stream(source.iter_batches(batch_size=BATCH_ROWS), settings, processes):
             posts.write(cleaned.posts)
             quarantine.write(cleaned.quarantine)
             dropped.write(cleaned.dropped_images)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from xhs_pipeline.artifacts import read_json
 from xhs_pipeline.judgement.scoring import Judgement, judge_examples
 from xhs_pipeline.policy import Policy
@@ -28,8 +30,8 @@ class Post:
 class Judge:
     """One loaded model with the prompt it was trained on.
 
-    Raises ValueError when the folder has no moderation.json, or when the policy's wording is no longer the one the model
-    was trained with: its probabilities would mean something else.
+    Raises ValueError when the folder has no moderation.json or a broken one, or when the policy's wording is no longer the
+    one the model was trained with: its probabilities would mean something else.
     """
 
     def __init__(self, folder: Path, policy: Policy):
@@ -41,14 +43,13 @@ class Judge:
         card_file = folder / MODEL_CARD
         if not card_file.is_file():
             raise ValueError(f"{card_file}: missing; expected a folder that merged_model wrote")
-        card = read_json(card_file)
+        self.profile, trained_prompt, trained_policy = _read_card(card_file)
         self.policy, self.folder = policy, folder
-        self.profile = Profile(**card["profile"])
         self.processor = load_processor(folder, self.profile.min_pixels, self.profile.max_pixels)
         current = prompt_digest(policy, self.profile.prompt, self.processor.chat_template)
-        if current != card["prompt"]:
+        if current != trained_prompt:
             raise ValueError(
-                f"{card_file}: the model was trained on prompt {card['prompt']} (policy {card['policy_version']}), "
+                f"{card_file}: the model was trained on prompt {trained_prompt} (policy {trained_policy}), "
                 f"policy {policy.version} renders {current}; retrain, or use the policy file it was trained with"
             )
         self.model = load_model(folder, self.profile)
@@ -68,6 +69,25 @@ class Judge:
         fitting = [example for example in prepared if isinstance(example, Example)]
         judged = judge_examples(self.model, self.processor, self.policy, fitting, self.profile.score_batch_size, log)
         return [next(judged) if isinstance(example, Example) else example for example in prepared]
+
+
+def _read_card(file: Path) -> tuple[Profile, str, str]:
+    """Profile, digest of the prompt and policy version that a model was trained with. Raises ValueError naming the file."""
+    remedy = "expected what merged_model wrote; copy the folder again"
+    try:
+        card = read_json(file)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"{file}: not JSON ({error}); {remedy}") from error
+    if not isinstance(card, dict) or not isinstance(card.get("profile"), dict):
+        raise ValueError(f"{file}: holds no profile; {remedy}")
+    missing = [name for name in ("prompt", "policy_version") if not isinstance(card.get(name), str)]
+    if missing:
+        raise ValueError(f"{file}: holds no {' and no '.join(missing)}; {remedy}")
+    try:
+        return Profile.model_validate(card["profile"]), card["prompt"], card["policy_version"]
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{file}: profile: {problems}; {remedy}") from error
 
 
 def as_row(judgement: Judgement) -> dict[str, Any]:
