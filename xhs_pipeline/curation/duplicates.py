@@ -11,16 +11,13 @@ texts are too short (under 4 characters) to say anything.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from xhs_pipeline.posts.schema import REMOVED
-
-if TYPE_CHECKING:
-    pass
 
 LABEL_CONFLICTS = pa.schema(
     [(name, pa.string()) for name in ("post_id", "group_id", "verdict", "category", "label_source")]
@@ -180,33 +177,30 @@ class _SimilarTexts:
     """Equality and nearness of the distinct matching texts. numba is imported here, when there is something to compare."""
 
     def __init__(self, texts: Sequence[str], threshold: float) -> None:
-        from xhs_pipeline.curation.minhash import Grams, near_duplicate_pairs, short_text_pairs
+        from xhs_pipeline.curation.grams import Texts
+        from xhs_pipeline.curation.minhash import near_duplicate_pairs
+        from xhs_pipeline.curation.short_texts import edit_similarity, short_text_pairs
 
         self.threshold = threshold
         self.forest = _Forest(len(texts))
-        self.short: dict[tuple[int, int], float] = {}
-        long_enough = [index for index, text in enumerate(texts) if len(text) >= NEARLY_EMPTY]
-        compared = [texts[index] for index in long_enough]
-        self.place = {index: place for place, index in enumerate(long_enough)}
-        self.grams: Grams = Grams(compared)
-        near, short = near_duplicate_pairs(self.grams, threshold), short_text_pairs(compared)
-        for pairs in (near, short):
+        self.texts = Texts(["" if len(text) < NEARLY_EMPTY else text for text in texts])
+        self.edit_similarity = edit_similarity
+        for pairs in (near_duplicate_pairs(self.texts, threshold), short_text_pairs(self.texts)):
             for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
-                self.forest.join(long_enough[left], long_enough[right])
-        for left, right, value in zip(
-            short.left.tolist(), short.right.tolist(), short.similarity.tolist(), strict=True
-        ):
-            self.short[long_enough[left], long_enough[right]] = value
+                if len(texts[left]) >= NEARLY_EMPTY:
+                    self.forest.join(left, right)
 
     def similarity(self, a: _Post, b: _Post) -> float:
-        """1 for equal texts and for two nearly empty ones; one edit in a short text by its length; else exact Jaccard."""
-        if a.text == b.text or (a.text_length < NEARLY_EMPTY and b.text_length < NEARLY_EMPTY):
+        """1 for equal texts and for two nearly empty ones; one edit of the same sense in a short text by its length; else
+        exact Jaccard.
+        """
+        nearly_empty = a.text_length < NEARLY_EMPTY, b.text_length < NEARLY_EMPTY
+        if a.text == b.text or all(nearly_empty):
             return 1.0
-        if a.text not in self.place or b.text not in self.place:
+        if any(nearly_empty):
             return 0.0
-        places = np.array([self.place[a.text]]), np.array([self.place[b.text]])
-        short = self.short.get((min(a.text, b.text), max(a.text, b.text)), 0.0)
-        return max(short, float(self.grams.jaccard(*places)[0]))
+        exact = self.texts.jaccard(np.array([a.text]), np.array([b.text]))
+        return max(self.edit_similarity(self.texts, a.text, b.text), float(exact[0]))
 
     def are_near(self, a: _Post, b: _Post) -> bool:
         return self.similarity(a, b) >= self.threshold
