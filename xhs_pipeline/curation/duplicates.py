@@ -6,6 +6,19 @@ Two relations, on purpose different:
   the same text it may be the image that decides.
 An equal image alone joins nothing, or every user of one stock photo would end up in one group; it counts only where the
 texts are too short (under 4 characters) to say anything.
+
+Not built yet: weeks one at a time, and groups that never change sides. All weeks are compared anew, and a group takes the id of
+its oldest post, so when a later post connects two groups, the younger one changes its id and may leave the test split. What is
+decided, so that it can be built without changing results:
+- The index is an artefact of its own, a segment a week that is never rewritten: the week's distinct texts (Arrow, mapped), of
+  every band the entries (key << 32 | text) in order, and post_id, week and founder. write_unique stays a function of weeks and
+  index; the index of week N is made from that of week N - 1 and week N.
+- Texts are numbered as they arrive, and whom a member of a bucket is compared with depends on its place in the bucket alone
+  (minhash.REPRESENTATIVES), so merging a week's sorted entries into each band and comparing only its members gives the
+  pairs that all weeks at once give. Weeks are always folded in, from an empty index too: one code path, equal by construction.
+- founder = the group_id that a post had in its first week, and it stays. A group has the founders of its members; a split
+  goes by all of them, and test wins over calibration, validation and train in that order. So nothing leaves test; it can gain.
+- Which post is kept is decided anew only in groups that the week touched.
 """
 
 from collections import defaultdict
