@@ -1,4 +1,4 @@
-"""Near-duplicate search against brute force, and the choice of what stays."""
+"""Which posts form groups and duplicate sets, and the choice of what stays."""
 
 import random
 import subprocess
@@ -7,136 +7,12 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pytest
 
 from xhs_pipeline.curation.duplicates import Duplicates, find_duplicates
-from xhs_pipeline.curation.minhash import Grams, near_duplicate_pairs, short_text_pairs
+from xhs_pipeline_tests.test_curation_duplicates_texts import corpus, sentence
 
-LETTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 1500)]
 DAY = datetime(2026, 2, 16, tzinfo=UTC)
-
-
-def sentence(generator: random.Random, length: int) -> str:
-    return "".join(generator.choices(LETTERS, k=length))
-
-
-def edited(generator: random.Random, text: str, edits: int) -> str:
-    letters = list(text)
-    for _ in range(edits):
-        letters[generator.randrange(len(letters))] = generator.choice(LETTERS)
-    return "".join(letters)
-
-
-def corpus(size: int, seed: int = 1) -> list[str]:
-    """Half fresh texts of 30 to 150 characters, half edits of earlier ones, so that similarities spread around 0.8."""
-    generator = random.Random(seed)
-    texts: list[str] = []
-    for _ in range(size):
-        if texts and generator.random() < 0.5:
-            texts.append(edited(generator, generator.choice(texts), generator.randint(1, 6)))
-        else:
-            texts.append(sentence(generator, generator.randint(30, 150)))
-    return texts
-
-
-def gram_set(text: str) -> set[str]:
-    return {text[i : i + 3] for i in range(max(1, len(text) - 2))}
-
-
-def connected(pairs: Any, size: int) -> list[int]:
-    parent = list(range(size))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
-        parent[max(root(left), root(right))] = min(root(left), root(right))
-    return [root(node) for node in range(size)]
-
-
-def test_pairs_agree_with_brute_force() -> None:
-    texts = corpus(1200)
-    sets = [gram_set(text) for text in texts]
-    pairs = near_duplicate_pairs(texts)
-    groups = connected(pairs, len(texts))
-    for left, right, value in zip(pairs.left, pairs.right, pairs.similarity, strict=True):
-        exact = len(sets[left] & sets[right]) / len(sets[left] | sets[right])
-        assert left < right and value == pytest.approx(exact) and exact >= 0.8
-    wanted = found = 0
-    for right in range(len(texts)):
-        for left in range(right):
-            common = len(sets[left] & sets[right])
-            if common and common >= 0.8 * len(sets[left] | sets[right]):
-                wanted += 1
-                found += groups[left] == groups[right]
-    assert wanted > 200 and found / wanted >= 0.99
-
-
-def test_candidates_at_exactly_the_threshold_are_found() -> None:
-    """Pairs of 0.80 to 0.82 only, each alone in its group: the worst case for LSH."""
-    generator = random.Random(5)
-    texts: list[str] = []
-    while len(texts) < 3000:
-        text = sentence(generator, 100)
-        other = edited(generator, text, 4)
-        a, b = gram_set(text), gram_set(other)
-        if 0.8 <= len(a & b) / len(a | b) <= 0.82:
-            texts += [text, other]
-    assert len(near_duplicate_pairs(texts).left) >= 0.985 * len(texts) / 2
-
-
-def test_very_short_and_empty_texts_pair_only_when_equal() -> None:
-    pairs = near_duplicate_pairs(pa.array(["", "好", "好看", "", "好看", "看好", "好看吗"]))
-    assert list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == [(0, 3), (2, 4)]
-    assert len(near_duplicate_pairs([]).left) == len(near_duplicate_pairs(["一"]).left) == 0
-
-
-def test_exact_similarity_of_given_pairs() -> None:
-    grams = Grams(["abcdef", "abcdeg", "zzz"])
-    assert grams.jaccard(np.array([0, 0]), np.array([1, 2])).tolist() == pytest.approx([3 / 5, 0])
-
-
-def test_short_texts_one_edit_apart_are_found() -> None:
-    texts = [
-        "今天的天气真的好",
-        "今天的天气真好",
-        "今天天气真的好",
-        "明天的天气真的好",
-        "完全不同的一句话呀",
-        "好看极了",
-        "好看死了",
-    ]
-    pairs = short_text_pairs(texts)
-    assert {(0, 3)} == set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)), (
-        "under 8 characters nothing pairs"
-    )
-    generator = random.Random(2)
-    for _ in range(300):
-        text = sentence(generator, generator.randint(9, 18))
-        cut = generator.randrange(len(text))
-        for other in (text[:cut] + text[cut + 1 :], text[:cut] + "x" + text[cut:], text[:cut] + "x" + text[cut + 1 :]):
-            assert len(short_text_pairs([text, other]).left) == 1
-            assert len(short_text_pairs([text, other[1:] + "yy"]).left) == 0 or cut == 0
-
-
-@pytest.mark.parametrize(
-    "make", [lambda n: "同一句话说了很多很多遍" * 8, lambda n: "开场白完全一样的模板" * 9 + str(n)]
-)
-def test_a_giant_bucket_takes_linear_time(make: Any) -> None:
-    near_duplicate_pairs(["compile", "compiled"])
-    texts = [make(n) for n in range(20_000)]
-    started = time.process_time()
-    pairs = near_duplicate_pairs(texts)
-    assert len(pairs.left) == len(texts) - 1
-    assert time.process_time() - started < 10, "about 0.5 s when linear"
-
-
-# --- the choice ----------------------------------------------------------------------------------------------------------
-
 LONG = "这支口红的颜色真的非常适合黄皮肤，上嘴以后显白又持久，吃饭喝水都不掉色，推荐给大家试一试"
 A, B, C = "00000000ffff0000", "ffff0000ffff0000", "0f0f0f0f0f0f0f0f"
 
@@ -214,6 +90,16 @@ def test_posts_with_next_to_no_text_are_compared_by_their_images() -> None:
     )  # fmt: skip
     assert removed == {"a": ("b", "near_duplicate"), "e": ("d", "exact_duplicate")}
     assert groups == {"a": "a", "b": "a", "c": "c", "d": "d", "e": "d", "f": "f"}
+
+
+def test_a_short_post_and_its_negation_share_a_group_but_neither_is_a_copy() -> None:
+    bad: dict[str, Any] = {"verdict": "remove", "category": "诈骗"}
+    _, groups, removed = run(
+        post("yes", "这家店的口红我很推荐大家"), post("no", "这家店的口红我不推荐大家", day=1, **bad)
+    )
+    assert removed == {} and set(groups.values()) == {"yes"}
+    _, _, removed = run(post("old", "这家店的口红我很推荐大家"), post("new", "这家店的口红我真推荐大家", day=1))
+    assert removed == {"new": ("old", "near_duplicate")}
 
 
 def test_two_posts_that_share_only_a_third_ones_images_both_stay() -> None:

@@ -6,32 +6,44 @@ Two relations, on purpose different:
   the same text it may be the image that decides.
 An equal image alone joins nothing, or every user of one stock photo would end up in one group; it counts only where the
 texts are too short (under 4 characters) to say anything.
+
+Not built yet: weeks one at a time, and groups that never change sides. All weeks are compared anew, and a group takes the id of
+its oldest post, so when a later post connects two groups, the younger one changes its id and may leave the test split. What is
+decided, so that it can be built without changing results:
+- The index is an artefact of its own, a segment a week that is never rewritten: the week's distinct texts (Arrow, mapped), of
+  every band the entries (key << 32 | text) in order, and post_id, week and founder. write_unique stays a function of weeks and
+  index; the index of week N is made from that of week N - 1 and week N.
+- Texts are numbered as they arrive, and whom a member of a bucket is compared with depends on its place in the bucket alone
+  (minhash.REPRESENTATIVES), so merging a week's sorted entries into each band and comparing only its members gives the
+  pairs that all weeks at once give. Weeks are always folded in, from an empty index too: one code path, equal by construction.
+- founder = the group_id that a post had in its first week, and it stays. A group has the founders of its members; a split
+  goes by all of them, and test wins over calibration, validation and train in that order. So nothing leaves test; it can gain.
+- Which post is kept is decided anew only in groups that the week touched.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from xhs_pipeline.curation.groups import (
+    CANDIDATES,
+    TRUSTED_SOURCE,
+    Aged,
+    Post,
+    SimilarTexts,
+    image_chunks,
+    images_agree,
+)
 from xhs_pipeline.posts.schema import REMOVED
-
-if TYPE_CHECKING:
-    pass
 
 LABEL_CONFLICTS = pa.schema(
     [(name, pa.string()) for name in ("post_id", "group_id", "verdict", "category", "label_source")]
 )
-TRUSTED_SOURCE = "appeal"
-NEARLY_EMPTY = 4
-# Measured on 223 photos: re-encoding at quality 60 and 0.7 of the size moves 0 to 2 of 64 bits (one photo: 4); two different
-# photos differ in 16 or more. Must stay below 4, the number of chunks that _chunks cuts a hash into.
-MAX_HAMMING = 2
-# A post is compared with at most this many kept ones per image chunk, which keeps a group of n linear in n.
-CANDIDATES = 16
 NO_IMAGE = (-1, 0)
 
 
@@ -49,42 +61,6 @@ class Duplicates:
     label_conflicts: pa.Table
 
 
-@dataclass(frozen=True)
-class _Post:
-    """What the decisions need to know of one post; `age` is its rank by (week, created_at, post_id)."""
-
-    row: int
-    age: int
-    post_id: str
-    text: int
-    text_length: int
-    images: tuple[int, ...]
-    completeness: tuple[int, int, int]
-    label: tuple[str, str]
-    source: str
-
-    def preference(self) -> tuple[Any, ...]:
-        """Sorts the best post first: most complete (images, rationale, length), most trusted label, oldest."""
-        return (*(-part for part in self.completeness), self.source != TRUSTED_SOURCE, self.age)
-
-
-class _Forest:
-    """Union-find whose root is the smallest member."""
-
-    def __init__(self, size: int) -> None:
-        self.parent = list(range(size))
-
-    def root(self, node: int) -> int:
-        while self.parent[node] != node:
-            self.parent[node] = self.parent[self.parent[node]]
-            node = self.parent[node]
-        return node
-
-    def join(self, a: int, b: int) -> None:
-        a, b = self.root(a), self.root(b)
-        self.parent[max(a, b)] = min(a, b)
-
-
 def find_duplicates(posts: pa.Table, threshold: float = 0.8) -> Duplicates:
     """Group, compare and choose over CLEAN_POSTS columns (images need not be loaded). `threshold` is a Jaccard similarity.
 
@@ -94,161 +70,43 @@ def find_duplicates(posts: pa.Table, threshold: float = 0.8) -> Duplicates:
     one without. group_id is the post_id of the group's oldest post, a post alone is its own group. The result does not depend
     on the order of the rows.
     """
-    everyone, texts = _read(posts)
-    first: dict[str, _Post] = {}
-    for post in everyone:
-        first.setdefault(post.post_id, post)
-    unique = list(first.values())
-    similar = _SimilarTexts(texts, threshold)
-    removed: list[tuple[int, dict[str, Any]]] = []
+    aged = Aged(posts)
+    similar = SimilarTexts(aged.texts, threshold)
+    leaders = aged.leaders(similar)
+    again = np.flatnonzero(~aged.is_first)
+    removed = [
+        (place, {"post_id": post_id, "kept_post_id": post_id, "reason": "repeated_post_id", "similarity": None})
+        for place, post_id in zip(again.tolist(), aged.ids.take(again).to_pylist(), strict=True)
+    ]
     conflicts: list[tuple[int, dict[str, Any]]] = []
-    group_of = {}
-    for group in _groups(unique, similar):
-        for post in group:
-            group_of[post.post_id] = group[0].post_id
-        for members in _duplicate_sets(group, similar) if len(group) > 1 else ():
-            rows, contradicting = _decide(members, similar)
-            removed += rows
-            conflicts += [(post.row, _conflict(post, group[0].post_id)) for post in contradicting]
-    for post in everyone:
-        if first[post.post_id] is not post:
-            removed.append((post.row, _removal(post, post.post_id, "repeated_post_id", None)))
-    kept = np.ones(posts.num_rows, np.bool_)
-    kept[[row for row, _ in removed]] = False
-    age = {post.row: post.age for post in everyone}
-    group_ids = [""] * posts.num_rows
-    for post in everyone:
-        group_ids[post.row] = group_of[post.post_id]
-    return Duplicates(
-        kept,
-        pa.array(group_ids, pa.string()),
-        pa.Table.from_pylist([record for _, record in sorted(removed, key=lambda pair: age[pair[0]])], schema=REMOVED),
-        pa.Table.from_pylist(
-            [record for _, record in sorted(conflicts, key=lambda pair: age[pair[0]])], schema=LABEL_CONFLICTS
-        ),
-    )
+    for group in aged.groups(leaders):
+        for members in _duplicate_sets(group, similar):
+            records, contradicting = _decide(members, similar)
+            removed += records
+            conflicts += [(post.age, _conflict(post, group[0].post_id)) for post in contradicting]
+    kept = np.ones(len(aged), np.bool_)
+    kept[aged.rows[[place for place, _ in removed]]] = False
+    group_ids = aged.ids.take(leaders).take(np.argsort(aged.rows))
+    return Duplicates(kept, group_ids, _by_age(removed, REMOVED), _by_age(conflicts, LABEL_CONFLICTS))
 
 
-def _read(posts: pa.Table) -> tuple[list[_Post], list[str]]:
-    """The posts from oldest to newest, and the distinct matching texts they refer to by index."""
-    columns = {name: posts[name].to_pylist() for name in posts.column_names if name != "images"}
-
-    def column(name: str) -> list[Any]:
-        return columns.get(name) or [None] * posts.num_rows
-
-    bodies, titles, rationales = column("body"), column("title"), column("rationale")
-    weeks, sources, times = column("week"), column("label_source"), column("created_at")
-
-    def position(row: int) -> tuple[Any, ...]:
-        when = times[row]
-        return (
-            weeks[row] or "",
-            (1, 0.0) if when is None else (0, when.timestamp()),
-            columns["post_id"][row],
-            # equal ids in one week: any fixed order will do
-            columns["match_text"][row],
-            columns["image_hashes"][row] or [],
-            columns["verdict"][row],
-            columns["category"][row],
-            sources[row] or "",
-            rationales[row] or "",
-        )
-
-    index: dict[str, int] = {}
-    result = []
-    for age, row in enumerate(sorted(range(posts.num_rows), key=position)):
-        text = columns["match_text"][row] or ""
-        images = tuple(sorted(int(value, 16) for value in columns["image_hashes"][row] or []))
-        length = len(titles[row] or "") + len(bodies[row] or "")
-        result.append(
-            _Post(
-                row,
-                age,
-                columns["post_id"][row],
-                index.setdefault(text, len(index)),
-                len(text),
-                images,
-                (len(images), int(bool(rationales[row])), length),
-                (columns["verdict"][row], columns["category"][row]),
-                sources[row] or "",
-            )
-        )
-    return result, list(index)
+def _by_age(records: list[tuple[int, dict[str, Any]]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([record for _, record in sorted(records, key=lambda pair: pair[0])], schema=schema)
 
 
-class _SimilarTexts:
-    """Equality and nearness of the distinct matching texts. numba is imported here, when there is something to compare."""
-
-    def __init__(self, texts: Sequence[str], threshold: float) -> None:
-        from xhs_pipeline.curation.minhash import Grams, near_duplicate_pairs, short_text_pairs
-
-        self.threshold = threshold
-        self.forest = _Forest(len(texts))
-        self.short: dict[tuple[int, int], float] = {}
-        long_enough = [index for index, text in enumerate(texts) if len(text) >= NEARLY_EMPTY]
-        compared = [texts[index] for index in long_enough]
-        self.place = {index: place for place, index in enumerate(long_enough)}
-        self.grams: Grams = Grams(compared)
-        near, short = near_duplicate_pairs(self.grams, threshold), short_text_pairs(compared)
-        for pairs in (near, short):
-            for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
-                self.forest.join(long_enough[left], long_enough[right])
-        for left, right, value in zip(
-            short.left.tolist(), short.right.tolist(), short.similarity.tolist(), strict=True
-        ):
-            self.short[long_enough[left], long_enough[right]] = value
-
-    def similarity(self, a: _Post, b: _Post) -> float:
-        """1 for equal texts and for two nearly empty ones; one edit in a short text by its length; else exact Jaccard."""
-        if a.text == b.text or (a.text_length < NEARLY_EMPTY and b.text_length < NEARLY_EMPTY):
-            return 1.0
-        if a.text not in self.place or b.text not in self.place:
-            return 0.0
-        places = np.array([self.place[a.text]]), np.array([self.place[b.text]])
-        short = self.short.get((min(a.text, b.text), max(a.text, b.text)), 0.0)
-        return max(short, float(self.grams.jaccard(*places)[0]))
-
-    def are_near(self, a: _Post, b: _Post) -> bool:
-        return self.similarity(a, b) >= self.threshold
-
-
-def _groups(posts: list[_Post], similar: _SimilarTexts) -> Iterator[list[_Post]]:
-    """Components of posts with equal or near texts, or with nearly empty texts and a common image; each oldest first."""
-    forest = _Forest(len(posts))
-    seen: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for place, post in enumerate(posts):
-        if post.text_length >= NEARLY_EMPTY:
-            meeting: Iterable[tuple[Any, ...]] = [("text", similar.forest.root(post.text))]
-        elif post.images:
-            meeting = [("image", *chunk) for image in post.images for chunk in _chunks(image)]
-        else:
-            meeting = [("nearly empty", post.text)]
-        for key in meeting:
-            others = seen[key]
-            for other in others:
-                if key[0] != "image" or _share_an_image(post.images, posts[other].images):
-                    forest.join(place, other)
-            if len(others) < (CANDIDATES if key[0] == "image" else 1):
-                others.append(place)
-    members: dict[int, list[_Post]] = defaultdict(list)
-    for place, post in enumerate(posts):
-        members[forest.root(place)].append(post)
-    yield from members.values()
-
-
-def _duplicate_sets(group: list[_Post], similar: _SimilarTexts) -> Iterator[list[_Post]]:
+def _duplicate_sets(group: list[Post], similar: SimilarTexts) -> Iterator[list[Post]]:
     """Sets of two or more posts, the best first, each of which has near text and agreeing images with the best."""
-    equal: dict[tuple[int, tuple[int, ...]], list[_Post]] = defaultdict(list)
-    for post in sorted(group, key=_Post.preference):
+    equal: dict[tuple[int, tuple[int, ...]], list[Post]] = defaultdict(list)
+    for post in sorted(group, key=Post.preference):
         equal[post.text, post.images].append(post)
     leaders: dict[tuple[int, int], list[int]] = defaultdict(list)
-    sets: list[list[_Post]] = []
+    sets: list[list[Post]] = []
     for posts in equal.values():
         best = posts[0]
-        keys = [chunk for image in best.images for chunk in _chunks(image)] or [NO_IMAGE]
+        keys = [chunk for image in best.images for chunk in image_chunks(image)] or [NO_IMAGE]
         candidates = dict.fromkeys(place for key in keys for place in leaders.get(key, ()))
         for place in candidates:
-            if _images_agree(best.images, sets[place][0].images) and similar.are_near(best, sets[place][0]):
+            if images_agree(best.images, sets[place][0].images) and similar.are_near(best, sets[place][0]):
                 sets[place] += posts
                 break
         else:
@@ -259,13 +117,13 @@ def _duplicate_sets(group: list[_Post], similar: _SimilarTexts) -> Iterator[list
     yield from (members for members in sets if len(members) > 1)
 
 
-def _decide(members: list[_Post], similar: _SimilarTexts) -> tuple[list[tuple[int, dict[str, Any]]], list[_Post]]:
+def _decide(members: list[Post], similar: SimilarTexts) -> tuple[list[tuple[int, dict[str, Any]]], list[Post]]:
     """Removal records of a duplicate set, best post first, and its posts again if their labels contradict each other."""
     kept = members[0]
     if len({post.label for post in members}) > 1:
-        trusted = sorted((post for post in members if post.source == TRUSTED_SOURCE), key=_Post.preference)
+        trusted = sorted((post for post in members if post.source == TRUSTED_SOURCE), key=Post.preference)
         if len({post.label for post in trusted}) != 1:
-            return [(post.row, _removal(post, None, "label_conflict", None)) for post in members], members
+            return [(post.age, _removal(post, None, "label_conflict", None)) for post in members], members
         kept = trusted[0]
     records = []
     for post in members:
@@ -273,15 +131,15 @@ def _decide(members: list[_Post], similar: _SimilarTexts) -> tuple[list[tuple[in
             continue
         same = post.text == kept.text and post.images == kept.images
         reason = "exact_duplicate" if same else "near_duplicate"
-        records.append((post.row, _removal(post, kept.post_id, reason, similar.similarity(post, kept))))
+        records.append((post.age, _removal(post, kept.post_id, reason, similar.similarity(post, kept))))
     return records, []
 
 
-def _removal(post: _Post, kept_post_id: str | None, reason: str, similarity: float | None) -> dict[str, Any]:
+def _removal(post: Post, kept_post_id: str | None, reason: str, similarity: float | None) -> dict[str, Any]:
     return {"post_id": post.post_id, "kept_post_id": kept_post_id, "reason": reason, "similarity": similarity}
 
 
-def _conflict(post: _Post, group_id: str) -> dict[str, Any]:
+def _conflict(post: Post, group_id: str) -> dict[str, Any]:
     verdict, category = post.label
     return {
         "post_id": post.post_id,
@@ -290,24 +148,3 @@ def _conflict(post: _Post, group_id: str) -> dict[str, Any]:
         "category": category,
         "label_source": post.source,
     }
-
-
-def _chunks(image: int) -> list[tuple[int, int]]:
-    """Four numbered 16-bit pieces of a hash: hashes that differ in at most three bits share at least one."""
-    return [(part, image >> (16 * part) & 0xFFFF) for part in range(4)]
-
-
-def _close(a: int, b: int) -> bool:
-    return (a ^ b).bit_count() <= MAX_HAMMING
-
-
-def _share_an_image(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    return any(_close(x, y) for x in a for y in b)
-
-
-def _images_agree(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether every image of the post with fewer images is also in the other; a post without images agrees only with another."""
-    if not a or not b:
-        return not a and not b
-    few, many = sorted((a, b), key=len)
-    return all(any(_close(x, y) for y in many) for x in few)

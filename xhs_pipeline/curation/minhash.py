@@ -1,231 +1,144 @@
 """Near-duplicate texts: MinHash signatures, LSH candidates, exact verification, all in numba kernels. Imports numba: import
 this module inside functions only. Knows texts, not posts.
 
-Similarity is the Jaccard index of the sets of character 3-grams. Three code points of 21 bits fit in 63, so a gram is its own
-exact key and the verified similarity is exact, not estimated. Signatures follow Broder (1997); with 21 bands of 6 rows two
-texts of similarity s become candidates with probability 1 - (1 - s^6)^21: 0.998 at 0.80, 0.99997 at 0.87, 0.28 at 0.5
-(16 x 8 would find only 0.947 of the pairs at exactly 0.80).
+Signatures follow Broder (1997), made by one-permutation hashing (Li, Owen, Zhang 2012): each of ROWS hash functions deals the
+grams of a text into BANDS bins and keeps the least of every bin, so a text of n grams costs 6 n operations instead of 144 n;
+an empty bin borrows from a random bin that is not (Shrivastava 2017, "optimal densification"). Band b is made of bin b of
+every row, whose hash functions are independent: two texts of similarity s meet with probability 1 - (1 - s^6)^24, which is
+0.9993 at 0.80, 0.31 at 0.5 and 0.006 at 0.25. Every meeting is then verified exactly.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-PERMUTATIONS = 128
-BANDS, ROWS = 21, 6
-# Members of one bucket are compared with at most this many of its members, so a bucket of n costs n comparisons, not n^2.
-REPRESENTATIVES = 8
-# Short texts: one edit in 8 to 19 characters falls below Jaccard 0.8 but hardly changes what is said; in fewer it may.
-SHORT_MIN, SHORT_MAX = 8, 19
+from xhs_pipeline.curation.grams import Texts, jaccard, read_grams
 
-_Int32 = npt.NDArray[np.int32]
-_Int64 = npt.NDArray[np.int64]
-_UInt64 = npt.NDArray[np.uint64]
+BANDS, ROWS = 24, 6
+# Members of one bucket are compared with its first few members, so a bucket of n costs n comparisons, not n^2. Which ones is a
+# matter of order alone, never of what is already connected: texts that come later cannot change it.
+REPRESENTATIVES = 8
+# Pairs remembered as refused, 8 bytes each.
+REFUSED_BITS = 20
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Verified pairs: text indices left < right (int32) and their similarity (float32), ordered by right, then left."""
 
-    left: _Int32
-    right: _Int32
+    left: npt.NDArray[np.int32]
+    right: npt.NDArray[np.int32]
     similarity: npt.NDArray[np.float32]
 
-
-class Grams:
-    """The 3-gram sets of texts, flat. A text of one or two characters, and the empty text, is one gram of its own."""
-
-    def __init__(self, texts: Sequence[str] | pa.StringArray | pa.ChunkedArray) -> None:
-        strings: Sequence[str] = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
-        lengths = np.fromiter((len(text) for text in strings), np.int64, len(strings))
-        codes = np.frombuffer("".join(strings).encode("utf-32-le", "surrogatepass"), np.uint32)
-        counts = np.maximum(lengths - 2, 1)
-        self.starts: _Int64 = np.concatenate(([0], np.cumsum(counts)))
-        self.counts: _Int64 = counts
-        self.keys: _UInt64 = np.empty(int(self.starts[-1]), np.uint64)
-        # Sets are sorted the first time a text is compared: most texts never are.
-        self.is_sorted = np.zeros(len(strings), np.bool_)
-        _fill_grams(codes, np.concatenate(([0], np.cumsum(lengths))), self.starts, self.keys)
-
-    def __len__(self) -> int:
-        return len(self.counts)
-
-    def jaccard(self, left: _Int32 | _Int64, right: _Int32 | _Int64) -> npt.NDArray[np.float32]:
-        """The exact similarity of text left[i] with text right[i], for every i."""
-        out = np.empty(len(left), np.float32)
-        _jaccard_many(
-            self.keys, self.starts, self.counts, self.is_sorted, left.astype(np.int64), right.astype(np.int64), out
-        )
-        return out
+    @classmethod
+    def ordered(cls, left: npt.NDArray, right: npt.NDArray, similarity: npt.NDArray) -> "Pairs":
+        order = np.lexsort((left, right))
+        return cls(left[order], right[order], similarity[order])
 
 
-def near_duplicate_pairs(
-    texts: Sequence[str] | pa.StringArray | pa.ChunkedArray | Grams, threshold: float = 0.8
-) -> Pairs:
+class Forest:
+    """Union-find over n texts and the pairs that connected them: at most n - 1, whatever the number of copies."""
+
+    def __init__(self, size: int) -> None:
+        self.parent = np.arange(size, dtype=np.int64)
+        self.left, self.right = np.empty(size, np.int32), np.empty(size, np.int32)
+        self.similarity = np.empty(size, np.float32)
+        self.refused = np.zeros(1 << REFUSED_BITS, np.uint64)
+        self.found = 0
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray, ...]:
+        return self.parent, self.left, self.right, self.similarity, self.refused
+
+    def pairs(self) -> Pairs:
+        return Pairs.ordered(self.left[: self.found], self.right[: self.found], self.similarity[: self.found])
+
+
+def near_duplicate_pairs(texts: Sequence[str] | pa.Array | pa.ChunkedArray | Texts, threshold: float = 0.8) -> Pairs:
     """Verified pairs with Jaccard >= threshold that connect every group of near-duplicates found.
 
     The pairs are a spanning forest: two texts are near-duplicates, directly or by way of others, exactly when the pairs
-    connect them, and there are fewer pairs than texts however many copies there are. Time and memory are linear in the number
-    of characters (up to a sort of the band keys); about 1.1 kB a text of 100 characters. Deterministic for one order of texts.
+    connect them, and there are fewer pairs than texts however many copies there are. Time is linear in the number of
+    characters; memory is the texts as Arrow holds them and about 150 bytes a text. Deterministic for one order of texts.
     """
-    grams = texts if isinstance(texts, Grams) else Grams(texts)
-    count = len(grams)
+    texts = Texts(texts)
+    count = len(texts)
+    forest = Forest(count)
     if count < 2:
-        return _pairs([], [], [])
-    multipliers, offsets = _permutations()
-    keys = np.empty((BANDS, count), np.uint64)
-    _band_keys(grams.keys, grams.starts, multipliers, offsets, keys)
-    parent = np.arange(count, dtype=np.int64)
-    left, right = np.empty(count, np.int32), np.empty(count, np.int32)
-    similarity = np.empty(count, np.float32)
-    found = 0
+        return forest.pairs()
+    keys = np.empty((BANDS, count), np.uint32)
+    _band_keys(texts.corpus, _multipliers(), keys)
+    buckets, spare = np.empty(count, np.uint64), np.empty(count, np.uint64)
     for band in range(BANDS):
-        order = np.argsort(keys[band], kind="stable")
-        found = _link_buckets(
-            keys[band], order, grams.keys, grams.starts, grams.counts, grams.is_sorted, threshold, parent,
-            left, right, similarity, found,
-        )  # fmt: skip
-    return _pairs(left[:found], right[:found], similarity[:found])
+        forest.found = _link_band(
+            keys, band, buckets, spare, texts.corpus, texts.table, threshold, forest.arrays, forest.found
+        )
+    return forest.pairs()
 
 
-def short_text_pairs(texts: Sequence[str]) -> Pairs:
-    """Pairs of different short texts (8 to 19 characters) one insertion, deletion or substitution apart; similarity 1 - 1/length.
-
-    Two texts are one edit apart only when deleting at most one character from each can make them equal, so texts meet under
-    their deletions. Each compares with at most REPRESENTATIVES others per deletion: linear in the number of texts.
-    """
-    meeting: dict[str, list[int]] = {}
-    found: dict[tuple[int, int], float] = {}
-    for index, text in enumerate(texts):
-        if not SHORT_MIN <= len(text) <= SHORT_MAX:
-            continue
-        for variant in {text, *(text[:cut] + text[cut + 1 :] for cut in range(len(text)))}:
-            others = meeting.setdefault(variant, [])
-            for other in others:
-                if (other, index) not in found and texts[other] != text and _one_edit_apart(texts[other], text):
-                    found[other, index] = 1 - 1 / max(len(text), len(texts[other]))
-            if len(others) < REPRESENTATIVES:
-                others.append(index)
-    return _pairs([pair[0] for pair in found], [pair[1] for pair in found], list(found.values()))
-
-
-def _one_edit_apart(a: str, b: str) -> bool:
-    if len(a) > len(b):
-        a, b = b, a
-    if len(b) - len(a) > 1:
-        return False
-    same = 0
-    while same < len(a) and a[same] == b[same]:
-        same += 1
-    return a[same + (len(a) == len(b)) :] == b[same + 1 :]
-
-
-def _pairs(
-    left: Sequence[int] | _Int32, right: Sequence[int] | _Int32, similarity: Sequence[float] | npt.NDArray
-) -> Pairs:
-    low = np.minimum(np.asarray(left, np.int32), np.asarray(right, np.int32))
-    high = np.maximum(np.asarray(left, np.int32), np.asarray(right, np.int32))
-    order = np.lexsort((low, high))
-    return Pairs(low[order], high[order], np.asarray(similarity, np.float32)[order])
-
-
-def _permutations() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Odd multipliers and offsets of the hash functions x -> a x + b mod 2^32, the same on every machine."""
+def _multipliers() -> npt.NDArray[np.uint64]:
+    """Odd multipliers, one a row, the same on every machine."""
     random = np.random.Generator(np.random.PCG64(20260216))
-    multipliers = random.integers(0, 2**32, PERMUTATIONS, dtype=np.uint32) | np.uint32(1)
-    return multipliers, random.integers(0, 2**32, PERMUTATIONS, dtype=np.uint32)
+    return random.integers(0, 2**64, ROWS, dtype=np.uint64) | np.uint64(1)
 
 
 @numba.njit(cache=True)
-def _fill_grams(codes, offsets, starts, keys):  # type: ignore[no-untyped-def]
-    for text in range(len(starts) - 1):
-        first, last, out = offsets[text], offsets[text + 1], starts[text]
-        if last - first < 3:
-            key = np.uint64(0)
-            for position in range(first, last):
-                key = (key << np.uint64(21)) | np.uint64(codes[position])
-            keys[out] = key
-            continue
-        for position in range(first, last - 2):
-            keys[out] = (
-                (np.uint64(codes[position]) << np.uint64(42))
-                | (np.uint64(codes[position + 1]) << np.uint64(21))
-                | np.uint64(codes[position + 2])
-            )
-            out += 1
-
-
-@numba.njit(cache=True)
-def _band_keys(grams, starts, multipliers, offsets, keys):  # type: ignore[no-untyped-def]
-    signature = np.empty(PERMUTATIONS, np.uint32)
-    for text in range(len(starts) - 1):
-        signature[:] = np.uint32(0xFFFFFFFF)
-        for position in range(starts[text], starts[text + 1]):
-            # murmur3's finaliser: the multiply-add below is only as random as its input
-            mixed = grams[position]
-            mixed ^= mixed >> np.uint64(33)
-            mixed *= np.uint64(0xFF51AFD7ED558CCD)
-            mixed ^= mixed >> np.uint64(33)
-            mixed *= np.uint64(0xC4CEB9FE1A85EC53)
-            gram = np.uint32(mixed >> np.uint64(32))
-            for index in range(PERMUTATIONS):
-                value = np.uint32(multipliers[index] * gram + offsets[index])
-                signature[index] = min(signature[index], value)
+def _band_keys(corpus: Any, multipliers: Any, keys: Any) -> None:
+    longest = 1
+    for text in range(len(corpus.counts)):
+        longest = max(longest, corpus.offsets[text + 1] - corpus.offsets[text])
+    grams = np.empty(longest, np.uint64)
+    signature = np.empty((ROWS, BANDS), np.uint32)
+    empty = np.uint32(0xFFFFFFFF)
+    bands = np.uint64(BANDS)
+    for text in range(len(corpus.counts)):
+        count = read_grams(corpus, text, grams)
+        signature[:] = empty
+        for row in range(ROWS):
+            bins = signature[row]
+            for index in range(count):
+                # the top 24 bits choose the bin, the 32 below the top 8 are compared: nearly independent, and cheap
+                hashed = grams[index] * multipliers[row]
+                place = ((hashed >> np.uint64(40)) * bands) >> np.uint64(24)
+                bins[place] = min(bins[place], np.uint32(hashed >> np.uint64(8)))
         for band in range(BANDS):
             key = np.uint64(0xCBF29CE484222325)
             for row in range(ROWS):
-                key = (key ^ np.uint64(signature[band * ROWS + row])) * np.uint64(0x9E3779B97F4A7C15)
+                least = signature[row, band]
+                probe = np.uint64(row * BANDS + band + 1) * np.uint64(0x9E3779B97F4A7C15)
+                while least == empty:
+                    probe = probe * np.uint64(0x5851F42D4C957F2D) + np.uint64(0x14057B7EF767814F)
+                    least = signature[row, ((probe >> np.uint64(40)) * bands) >> np.uint64(24)]
+                key = (key ^ np.uint64(least)) * np.uint64(0x9E3779B97F4A7C15)
                 key ^= key >> np.uint64(29)
-            keys[band, text] = key
+            keys[band, text] = np.uint32(key >> np.uint64(32))
 
 
 @numba.njit(cache=True)
-def _sort_set(grams, starts, counts, is_sorted, text):  # type: ignore[no-untyped-def]
-    if is_sorted[text]:
-        return
-    first = starts[text]
-    view = grams[first : first + counts[text]]
-    view.sort()
-    unique = 1
-    for position in range(1, len(view)):
-        if view[position] != view[unique - 1]:
-            view[unique] = view[position]
-            unique += 1
-    counts[text] = unique
-    is_sorted[text] = True
+def sort_by_key(entries: Any, spare: Any) -> Any:
+    """Sort entries (key << 32 | text) by key, stably, by counting digits of 11 bits; returns the sorted array."""
+    for shift in (np.uint64(32), np.uint64(43), np.uint64(54)):
+        starts = np.zeros(2048, np.int64)
+        for entry in entries:
+            starts[(entry >> shift) & np.uint64(2047)] += 1
+        total = 0
+        for digit in range(2048):
+            total, starts[digit] = total + starts[digit], total
+        for entry in entries:
+            digit = (entry >> shift) & np.uint64(2047)
+            spare[starts[digit]] = entry
+            starts[digit] += 1
+        entries, spare = spare, entries
+    return entries
 
 
 @numba.njit(cache=True)
-def _jaccard(grams, starts, counts, is_sorted, a, b):  # type: ignore[no-untyped-def]
-    _sort_set(grams, starts, counts, is_sorted, a)
-    _sort_set(grams, starts, counts, is_sorted, b)
-    i, j = starts[a], starts[b]
-    end_i, end_j = i + counts[a], j + counts[b]
-    common = 0
-    while i < end_i and j < end_j:
-        if grams[i] == grams[j]:
-            common += 1
-            i += 1
-            j += 1
-        elif grams[i] < grams[j]:
-            i += 1
-        else:
-            j += 1
-    return common / (counts[a] + counts[b] - common)
-
-
-@numba.njit(cache=True)
-def _jaccard_many(grams, starts, counts, is_sorted, left, right, out):  # type: ignore[no-untyped-def]
-    for index in range(len(left)):
-        out[index] = _jaccard(grams, starts, counts, is_sorted, left[index], right[index])
-
-
-@numba.njit(cache=True)
-def _root(parent, node):  # type: ignore[no-untyped-def]
+def root(parent: Any, node: Any) -> Any:
     while parent[node] != node:
         parent[node] = parent[parent[node]]
         node = parent[node]
@@ -233,28 +146,57 @@ def _root(parent, node):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _link_buckets(keys, order, grams, starts, counts, is_sorted, threshold, parent, left, right, similarity, found):  # type: ignore[no-untyped-def]
-    representatives = np.empty(REPRESENTATIVES, np.int64)
-    held = 0
-    for position in range(len(order)):
-        text = order[position]
-        if position == 0 or keys[text] != keys[order[position - 1]]:
-            held = 0
-        joined = False
-        for index in range(held):
-            other = representatives[index]
-            root, other_root = _root(parent, text), _root(parent, other)
-            if root == other_root:
-                joined = True
-                continue
-            value = _jaccard(grams, starts, counts, is_sorted, text, other)
-            if value >= threshold:
-                left[found], right[found], similarity[found] = other, text, value
-                found += 1
-                parent[max(root, other_root)] = min(root, other_root)
-                joined = True
-        # A member that is already connected to a representative adds nothing as another one, until places are left over.
-        if held < REPRESENTATIVES and (not joined or held < REPRESENTATIVES // 2):
-            representatives[held] = text
-            held += 1
+def _link_band(keys: Any, band: Any, buckets: Any, spare: Any, corpus: Any, table: Any, threshold: Any, forest: Any, found: Any) -> Any:  # fmt: skip
+    for text in range(len(buckets)):
+        buckets[text] = (np.uint64(keys[band, text]) << np.uint64(32)) | np.uint64(text)
+    ordered = sort_by_key(buckets, spare)
+    found, waiting = _link_buckets(ordered, corpus, table, threshold, forest, found)
+    # Of a large bucket, those who were not among the first meet once more where the next band agrees as well.
+    following = keys[(band + 1) % BANDS]
+    for index in range(waiting):
+        key = np.uint32(ordered[index] >> np.uint64(32)) * np.uint32(0x9E3779B1) ^ following[np.uint32(ordered[index])]
+        ordered[index] = (np.uint64(key) << np.uint64(32)) | np.uint64(np.uint32(ordered[index]))
+    if waiting:
+        ordered = sort_by_key(ordered[:waiting], np.empty(waiting, np.uint64))
+        found, _ = _link_buckets(ordered, corpus, table, threshold, forest, found)
     return found
+
+
+@numba.njit(cache=True)
+def _link_buckets(ordered: Any, corpus: Any, table: Any, threshold: Any, forest: Any, found: Any) -> Any:
+    """Compare within buckets; returns the pairs found so far, and how many entries beyond the first of their bucket were
+    moved to the front of `ordered`.
+    """
+    parent, lefts, rights, similarities, refused = forest
+    shift = np.uint64(64 - REFUSED_BITS)
+    members = np.empty(REPRESENTATIVES, np.int64)
+    held = waiting = 0
+    last = np.uint64(0)
+    for entry in ordered:
+        text, key = np.int64(np.uint32(entry)), entry >> np.uint64(32)
+        if key != last:
+            held, last = 0, key
+        for index in range(held):
+            other = members[index]
+            a, b = root(parent, text), root(parent, other)
+            if a == b:
+                continue
+            # a pair that is a little below the threshold meets in many bands, one after another: refuse it once
+            pair = (np.uint64(other) << np.uint64(32)) | np.uint64(text)
+            slot = (pair * np.uint64(0x9E3779B97F4A7C15)) >> shift
+            if refused[slot] == pair:
+                continue
+            similarity = jaccard(corpus, table, text, other, threshold)
+            if similarity < threshold:
+                refused[slot] = pair
+            else:
+                lefts[found], rights[found], similarities[found] = other, text, similarity
+                found += 1
+                parent[max(a, b)] = min(a, b)
+        if held < REPRESENTATIVES:
+            members[held] = text
+            held += 1
+        else:
+            ordered[waiting] = entry
+            waiting += 1
+    return found, waiting
