@@ -78,14 +78,22 @@ def _leave_with_parent() -> None:
     os._exit(3)
 
 
+def _peak_memory_mb() -> int:
+    """This program's largest resident size. Linux carries ru_maxrss over from the parent, VmHWM begins anew with the program."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) // 2**10  # kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**20  # bytes on macOS
+
+
 def _main(stage: str, result: str) -> None:
     arguments = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     module, function = stage.split(":")
     value = getattr(importlib.import_module(module), function)(**arguments, log=lambda line: print(line, flush=True))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    peak = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    figures = {"peak_memory_mb": round(peak), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1)}
+    figures = {"peak_memory_mb": _peak_memory_mb(), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1)}
     Path(result).write_text(json.dumps(value | figures), encoding="utf-8")
 
 

@@ -155,7 +155,12 @@ def test_every_asset_left_its_files_with_a_manifest_that_describes_them(place: P
 def test_nothing_is_pickled_and_nothing_half_done_is_left(place: Place, first: Run) -> None:
     names = [path.name for path in place.data.rglob("*") if path.is_file()]
     assert not [n for n in names if n.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".npy", ".tmp"))]
-    left = [p for work in place.data.rglob(".work") for p in work.iterdir() if p.suffix != ".lock"]
+    left = [
+        p
+        for work in place.data.rglob(".work")
+        for p in work.iterdir()
+        if p.suffix != ".lock" and p.name != "tickets.json"
+    ]
     assert not left
     assert (place.data / ".hmac_key").stat().st_mode & 0o777 == 0o600
 
@@ -364,7 +369,7 @@ def test_posts_are_judged_from_the_command_line_and_bad_rows_are_reported(
         assert sum(row["verdict_probs"].values()) == pytest.approx(1, abs=1e-4)
         assert sum(row["category_probs"].values()) == pytest.approx(1, abs=1e-4)
     assert re.search(r"row 3 not judged: \w+", done.said) and re.search(r"row 4 not judged: missing_post_id", done.said)
-    assert "3 judged into" in done.said and "2 not judged" in done.said
+    assert "3 judged into" in done.said and "2 (bad_json 1, missing_post_id 1) not judged" in done.said
     assert "fake699" not in done.said + out.read_text(encoding="utf-8") and "半" not in done.said
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from xhs_pipeline.policy import load_policy
@@ -109,8 +110,9 @@ def test_every_setting_can_be_overridden_in_the_launchpad(monkeypatch: pytest.Mo
     assert changed.resolve() == load_profile(
         "qwen2-vl-2b", {"epochs": 1, "train_quotas": {"正常": 100}, "prompt": "short"}
     )
-    with pytest.raises(ValueError, match="precision"):
+    with pytest.raises(dg.Failure, match="precision") as refused:
         type(resource)(precision="fp16").resolve()
+    assert refused.value.allow_retries is False  # trying again cannot mend a setting
 
 
 def test_a_setting_redoes_only_what_it_touches() -> None:
