@@ -145,7 +145,15 @@ def test_an_error_in_the_parent_ends_the_child() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_the_parent_ends_the_child_ends_within_seconds(how: signal.Signals) -> None:
-    code = "from xhs_pipeline.worker import run\nrun('some_stages:wait', {}, lambda line: print(line, flush=True))"
+    # a runner in the background may ignore or block signals, and a child inherits that: here they are to arrive
+    code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "signal.pthread_sigmask(signal.SIG_SETMASK, [])\n"
+        "from xhs_pipeline.worker import run\n"
+        "run('some_stages:wait', {}, lambda line: print(line, flush=True))"
+    )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
     )
