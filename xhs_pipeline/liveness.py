@@ -55,7 +55,18 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
                 path.unlink(missing_ok=True)
                 ended.append(run.run_id)
+    if folder:
+        _free_places_of_finished_runs(instance)
     return ended
+
+
+def _free_places_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """A run that the code server itself marked failed after a kill still holds its place."""
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 def _free(file: IO[str]) -> bool:

@@ -100,3 +100,15 @@ def _job() -> dg.JobDefinition:
         nothing()
 
     return empty
+
+
+def test_a_run_that_is_marked_failed_already_gives_its_place_back_too(home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
+        assert storage.claim_concurrency_slot("gpu", run.run_id, "train").is_claimed
+        instance.report_run_failed(run, "its process was killed")
+        end_dead_runs(instance)
+        later = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
+        assert storage.claim_concurrency_slot("gpu", later.run_id, "train").is_claimed

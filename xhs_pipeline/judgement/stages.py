@@ -41,11 +41,19 @@ def evaluate_model(
         floors.MAJORITY: floors.majority_floor(train, test, policy),
         floors.TFIDF: floors.tfidf_floor(train, test, policy, seed),
     }
-    champion_predictions = None
+    champion_predictions, not_compared = None, ""
     if champion:
         log("evaluation_report: judging the same posts with the model in use")
-        champion_predictions = _predict(Judge(Path(champion), policy), test, policy, log)
+        try:
+            rival = Judge(Path(champion), policy)
+        except ValueError as why:  # its folder is gone, or the policy's wording has changed since
+            not_compared = str(why)
+            log(f"evaluation_report: the model in use cannot judge: {why}")
+        else:
+            champion_predictions = _predict(rival, test, policy, log)
     content = report.build_report(predictions, floor_frames, policy, context, champion_predictions)
+    if not_compared:
+        content["notes"]["champion"] = not_compared
     write_json(Path(out) / "report.json", content)
     examples = report.worst_mistakes(predictions, test, policy)
     (Path(out) / "report.html").write_text(report.render_html(content, examples, policy), encoding="utf-8")
