@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pyarrow as pa
 
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.fields import MAX_IMAGE_BYTES, Reject, image_list, read_image, text_value
+from xhs_pipeline.posts.fields import Reject, post_id_value, read_images, text_value
 from xhs_pipeline.posts.rows import BadRow, read_rows
 from xhs_pipeline.posts.schema import RAW_POSTS
-from xhs_pipeline.posts.sources import BATCH_BYTES, MAX_IMAGES, Source, _Reader, load_source
+from xhs_pipeline.posts.sources import BATCH_BYTES, Source, load_source
 
 if TYPE_CHECKING:
     from xhs_pipeline.judgement.judge import Judge
@@ -63,15 +63,14 @@ def raw_rows(posts: Path, source_file: Path | None) -> Iterator[NumberedRow]:
     kind = kind if kind in ("csv", "xlsx", "parquet") else "jsonl"
     source = load_source(source_file) if source_file else Source(posts, kind, posts.name, posts.parent, {}, {})
     wanted = {ours: theirs for ours, theirs in source.columns.items() if ours in ("post_id", "title", "body", "images")}
-    reader = _Reader(source, "", None, b"", posts)
     seen: set[str] = set()
     for number, row in read_rows(posts, source.format, wanted, required=("post_id",)):
         if isinstance(row, BadRow):
             yield number, row
             continue
         try:
-            # The rule for ids is the one of reading a week.
-            post = {"post_id": reader._post_id(row)} | _content(row, source.images_dir)
+            column = f"column {source.columns.get('post_id', 'post_id')!r}"
+            post = {"post_id": post_id_value(row.get("post_id"), column)} | _content(row, source.images_dir)
         except Reject as reject:
             yield number, BadRow(reject.reason, reject.detail)
             continue
@@ -83,18 +82,7 @@ def raw_rows(posts: Path, source_file: Path | None) -> Iterator[NumberedRow]:
 
 
 def _content(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Texts and images of a row; of a post with more than MAX_IMAGES images the further ones are not read."""
-    images, errors = [], []
-    for index, (name, embedded) in enumerate(image_list(row.get("images"), "images")):
-        data, error = embedded, None
-        if index >= MAX_IMAGES:
-            data, error = None, "too_many_images"
-        elif data is None:
-            data, error = read_image(folder, name)
-        elif not 0 < len(data) <= MAX_IMAGE_BYTES:
-            data, error = None, "file_too_large" if data else "file_empty"
-        images.append({"bytes": data, "path": name})
-        errors.append(error)
+    images, errors = read_images(row.get("images"), "images", folder)
     return {
         "title": text_value(row.get("title"), "title") or "",
         "body": text_value(row.get("body"), "body") or "",

@@ -46,17 +46,18 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     A run without a lock file was started by something else and is left alone.
     """
     folder = _locks(instance)
-    ended = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if folder else []:
-        path = folder / run.run_id if folder else Path()
+    ended: list[str] = []
+    if folder is None:
+        return ended
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        path = folder / run.run_id
         with contextlib.suppress(FileNotFoundError), path.open("r+") as file:
             if _free(file):
                 instance.report_run_failed(run, "The run's process is gone (killed, or the machine went down).")
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
                 path.unlink(missing_ok=True)
                 ended.append(run.run_id)
-    if folder:
-        _free_places_of_finished_runs(instance)
+    _free_places_of_finished_runs(instance)
     return ended
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
 from xhs_pipeline.judge import CHUNK, _chunks, _whole_or_nothing, main, raw_rows
 from xhs_pipeline.judgement.judge import MODEL_CARD, Judge
+from xhs_pipeline.posts.fields import MAX_ID_CHARS, MAX_IMAGES
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
-from xhs_pipeline.posts.sources import BATCH_BYTES, MAX_ID_CHARS, MAX_IMAGES, SourceError
+from xhs_pipeline.posts.sources import BATCH_BYTES, SourceError
 from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.vlm.processor import load_processor
 from xhs_pipeline.vlm.tiny import build_tiny

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.fields import MAX_IMAGE_BYTES, parse_time
+from xhs_pipeline.posts.fields import MAX_IMAGE_BYTES, parse_time, read_image
 from xhs_pipeline.posts.schema import QUARANTINE, RAW_POSTS
 from xhs_pipeline.posts.sources import (
     Source,
@@ -24,7 +24,6 @@ from xhs_pipeline.posts.sources import (
     SourceMissing,
     Tally,
     load_source,
-    read_image,
     read_week,
     source_fingerprint,
 )

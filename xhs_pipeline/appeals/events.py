@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.fields import TIME_ZONE
+from xhs_pipeline.posts.fields import MAX_ID_CHARS, TIME_ZONE
 from xhs_pipeline.posts.schema import QUARANTINE
 from xhs_pipeline.privacy import keyed_hash
 
@@ -30,7 +30,6 @@ FILED, UPHELD, OVERTURNED, MODIFIED, WITHDRAWN, EXPIRED = (
 ADJUDICATED = (UPHELD, OVERTURNED, MODIFIED)
 CLOSED = (WITHDRAWN, EXPIRED)
 EVENTS = (FILED, *ADJUDICATED, *CLOSED)
-MAX_ID_CHARS = 256
 
 # verdict and category are null where the event names none; a verdict is the policy's id where the policy knows it, else
 # as written. The event's `note` is free text about a person's post and is not kept.

@@ -13,6 +13,8 @@ from xhs_pipeline.posts.rows import BadRow
 
 TIME_ZONE = ZoneInfo("Asia/Shanghai")  # weeks start on Monday 00:00 here; times without a zone are meant here
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
+MAX_IMAGES = 50  # of one post; further ones are not read
+MAX_ID_CHARS = 256
 WRITTEN_DATE = re.compile(
     r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[T\s]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:[.,](\d{1,9}))?)?)?"
 )
@@ -142,3 +144,33 @@ def parse_time(value: Any) -> datetime:
         raise TypeError(f"{type(value).__name__} is no time")
     value = value.replace(tzinfo=TIME_ZONE) if value.tzinfo is None else value
     return value.astimezone(UTC)
+
+
+def post_id_value(value: Any, column: str) -> str:
+    """A post's id as stripped text. Raises Reject when it is empty, over MAX_ID_CHARS long or not printable."""
+    post_id = (text_value(value, column, numbers=True) or "").strip()
+    if not post_id:
+        raise Reject("missing_post_id", f"{column} is empty")
+    if len(post_id) > MAX_ID_CHARS or not post_id.isprintable():
+        raise Reject("bad_post_id", f"{column} holds control characters or over {MAX_ID_CHARS} characters")
+    return post_id
+
+
+def read_images(value: Any, column: str, folder: Path) -> tuple[list[dict[str, Any]], list[str | None]]:
+    """The images of a cell as (RAW_POSTS images, image_errors), aligned: bytes are null where the error says why.
+
+    Of a post with more than MAX_IMAGES images the further ones are not read. Raises Reject when the cell lists no names.
+    """
+    images: list[dict[str, Any]] = []
+    errors: list[str | None] = []
+    for index, (name, data) in enumerate(image_list(value, column)):
+        error: str | None = None
+        if index >= MAX_IMAGES:
+            data, error = None, "too_many_images"
+        elif data is None:
+            data, error = read_image(folder, name)
+        elif not 0 < len(data) <= MAX_IMAGE_BYTES:
+            data, error = None, "file_too_large" if data else "file_empty"
+        images.append({"bytes": data, "path": name})
+        errors.append(error)
+    return images, errors

@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.fields import (
-    MAX_IMAGE_BYTES,
     TIME_ZONE,
     Reject,
     image_list,
     locate_image,
     parse_time,
-    read_image,
+    post_id_value,
+    read_images,
     text_value,
 )
 from xhs_pipeline.posts.rows import BadRow, read_rows
@@ -31,12 +31,10 @@ from xhs_pipeline.posts.source_yaml import Source, SourceError, SourceMissing, c
 from xhs_pipeline.privacy import keyed_hash
 
 __all__ = [
-    "Source", "SourceError", "SourceMissing", "Tally", "load_source", "read_image", "read_week", "source_fingerprint",
+    "Source", "SourceError", "SourceMissing", "Tally", "load_source", "read_week", "source_fingerprint",
 ]  # fmt: skip
 
 STAGE = "raw_posts"
-MAX_IMAGES = 50  # of one post; further ones are not read
-MAX_ID_CHARS = 256
 MAX_LABEL_SOURCE_CHARS = 64
 BATCH_BYTES = 64 * 1024 * 1024  # a batch is handed on early when its images reach this
 
@@ -172,7 +170,7 @@ class _Reader:
             try:
                 created = self._in_week(row)
                 assert isinstance(row, dict)
-                post_id = self._post_id(row)
+                post_id = post_id_value(row.get("post_id"), self._column("post_id"))
                 if post_id in seen:
                     raise Reject(
                         "duplicate_post_id", f"{self._column('post_id')} repeats an earlier row's; the first is kept"
@@ -268,28 +266,8 @@ class _Reader:
             "author_hash": keyed_hash(self.hmac_key, author) if author and author.strip() else None,
             "schema_version": SCHEMA_VERSION,
         }
-        images, errors = [], []
-        for i, (name, data) in enumerate(image_list(row.get("images"), self._column("images"))):
-            error: str | None = None
-            if i >= MAX_IMAGES:
-                data, error = None, "too_many_images"
-            elif data is None:
-                data, error = read_image(self.source.images_dir, name)
-            elif not 0 < len(data) <= MAX_IMAGE_BYTES:
-                data, error = None, "file_too_large" if data else "file_empty"
-            images.append({"bytes": data, "path": name})
-            errors.append(error)
+        images, errors = read_images(row.get("images"), self._column("images"), self.source.images_dir)
         return post | {"images": images, "image_errors": errors}
-
-    def _post_id(self, row: dict[str, Any]) -> str:
-        post_id = (self._text(row, "post_id", numbers=True) or "").strip()
-        if not post_id:
-            raise Reject("missing_post_id", f"{self._column('post_id')} is empty")
-        if len(post_id) > MAX_ID_CHARS or not post_id.isprintable():
-            raise Reject(
-                "bad_post_id", f"{self._column('post_id')} holds control characters or over {MAX_ID_CHARS} characters"
-            )
-        return post_id
 
     def _label_source(self, row: dict[str, Any]) -> str:
         value = (self._text(row, "label_source") or "").strip()

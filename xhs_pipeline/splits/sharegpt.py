@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates
 from xhs_pipeline.artifacts import Built, CheckOutcome, write_json
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import IMAGE, write_table
+from xhs_pipeline.posts.schema import UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, render_answer, render_prompt, to_messages
@@ -25,24 +25,17 @@ from xhs_pipeline.splits.grouping import SPLITS, split_of
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 # elided: characters left out of the middle of a long body; images_left_out: images past the profile's max_images.
+_OF_THE_POST = (
+    "images", "post_id", "group_id", "week", "title", "body", "verdict", "category", "severity", "rationale",
+    "label_source", "author_hash",
+)  # fmt: skip
 SHAREGPT = pa.schema(
     [
-        ("messages", pa.list_(MESSAGE)),
-        ("images", pa.list_(IMAGE)),
-        ("post_id", pa.string()),
-        ("group_id", pa.string()),
-        ("week", pa.string()),
-        ("title", pa.string()),
-        ("body", pa.string()),
-        ("verdict", pa.string()),
-        ("category", pa.string()),
-        ("severity", pa.int8()),
-        ("rationale", pa.string()),
-        ("label_source", pa.string()),
-        ("author_hash", pa.string()),
-        ("elided", pa.int32()),
-        ("images_left_out", pa.int32()),
-        ("schema_version", pa.int16()),
+        pa.field("messages", pa.list_(MESSAGE)),
+        *(UNIQUE_POSTS.field(name) for name in _OF_THE_POST),
+        pa.field("elided", pa.int32()),
+        pa.field("images_left_out", pa.int32()),
+        UNIQUE_POSTS.field("schema_version"),
     ]
 )
 _LIGHT = ["post_id", "group_id", "verdict", "category"]
