@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.assets import shown
-from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.publish import check, publish, refusals, upstream
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.resources import Workspace
 
@@ -33,12 +33,10 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     from xhs_pipeline.privacy import keyed_hash, load_hmac_key
 
     week, policy = context.partition_key, load_policy()
-    try:
+    with refusals():
         source = workspace.load_source()
         fingerprint = source_fingerprint(source, week)
         key = load_hmac_key(workspace.root)
-    except ValueError as problem:
-        raise dg.Failure(str(problem), allow_retries=False) from problem
     return publish(
         context,
         workspace.store,
@@ -112,7 +110,9 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
 def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.curation.stages import write_unique
 
-    store, source = workspace.store, str(workspace.load_source().file.resolve())
+    store = workspace.store
+    with refusals():
+        source = str(workspace.load_source().file.resolve())
     weeks, others = {}, {}
     for week in store.weeks("clean_posts"):
         read_from = upstream(context, store, "raw_posts", week).manifest["settings"]["source"]

@@ -3,7 +3,8 @@
 Within a run an asset reads what this run materialised, and otherwise the latest; so two runs at once never mix.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome,
 from xhs_pipeline.worker import StageFailed
 
 Describe = Callable[[Artifact], dict[str, Any]]
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Bad data and bad settings fail the step with their own words and without retries, since trying again cannot mend them."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from problem
 
 
 def upstream(context: dg.AssetExecutionContext, store: ArtifactStore, key: str, week: str | None = None) -> Artifact:
@@ -57,23 +67,22 @@ def publish(
     """
     key = context.asset_key.to_user_string()
     try:
-        artifact = store.build(
-            key,
-            write,
-            inputs={name: i.content if isinstance(i, Artifact) else i for name, i in inputs.items()},
-            lineage={name: i.version for name, i in inputs.items() if isinstance(i, Artifact)}
-            | {a.key: a.version for a in lineage},
-            settings=settings,
-            code_version=str(context.assets_def.code_versions_by_key[context.asset_key]),
-            week=week,
-            resumable=resumable,
-            log=context.log.info,
-        )
+        with refusals():
+            artifact = store.build(
+                key,
+                write,
+                inputs={name: i.content if isinstance(i, Artifact) else i for name, i in inputs.items()},
+                lineage={name: i.version for name, i in inputs.items() if isinstance(i, Artifact)}
+                | {a.key: a.version for a in lineage},
+                settings=settings,
+                code_version=str(context.assets_def.code_versions_by_key[context.asset_key]),
+                week=week,
+                resumable=resumable,
+                log=context.log.info,
+            )
     except RejectedArtifact as rejected:
         context.log.error(str(rejected))
         artifact = rejected.artifact
-    except (ValueError, FileNotFoundError) as problem:
-        raise dg.Failure(str(problem), allow_retries=False) from problem
     except OSError as problem:
         said = f"{key}: cannot write under {store.root}: {problem.strerror or problem}; free space, or set XHS_DATA_DIR elsewhere"
         raise dg.Failure(said) from problem

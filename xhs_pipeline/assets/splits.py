@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.posts import unique_posts
-from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.publish import check, publish, refusals, upstream
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
@@ -30,11 +30,9 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
     from xhs_pipeline.privacy import keyed_hash, load_hmac_key
 
     policy = load_policy()
-    try:
+    with refusals():
         key = load_hmac_key(workspace.root)
         found = read_outcomes(workspace.load_source(), policy, key)
-    except (ValueError, FileNotFoundError) as problem:
-        raise dg.Failure(str(problem), allow_retries=False) from problem
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         outcomes, quarantine = artifact.file("outcomes.parquet"), artifact.file("quarantine.parquet")
