@@ -1,7 +1,6 @@
 """weekly_retrain and appeal_sensor: thin skins. What makes a retrain worth it is decided in plain functions (appeals.decision)."""
 
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -9,9 +8,9 @@ from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.splits import appeal_outcomes
 from xhs_pipeline.liveness import end_dead_runs
 from xhs_pipeline.policy import load_policy
+from xhs_pipeline.posts.fields import TIME_ZONE
 from xhs_pipeline.resources import Workspace
 
-SHANGHAI = ZoneInfo("Asia/Shanghai")
 # A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint.
 RETRIES = {"dagster/max_retries": "2"}
 RUN_RETENTION = timedelta(days=365)
@@ -38,7 +37,7 @@ appeal_retrain = dg.define_asset_job(
 )
 def weekly_retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     # in Shanghai, where weeks begin: in UTC this tick is still on Sunday
-    last_week = context.scheduled_execution_time.astimezone(SHANGHAI).date() - timedelta(days=7)
+    last_week = context.scheduled_execution_time.astimezone(TIME_ZONE).date() - timedelta(days=7)
     monday = last_week - timedelta(days=last_week.weekday())
     return dg.RunRequest(run_key=f"week-{monday}", partition_key=monday.isoformat())
 

@@ -168,38 +168,13 @@ def newest_checkpoint(folder: Path) -> str | None:
     return max(whole)[1] if whole else None
 
 
-def train(
-    base: Path,
-    examples: Sequence[Example],
-    validate: Callable[[Any], dict[str, float]] | None,
-    processor: Any,
-    profile: Profile,
-    work: Path,
-    log: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Train an adapter for `base`, writing checkpoints under `work/checkpoints` and the best adapter to `work/adapter`.
-
-    Resumes from the newest complete checkpoint in `work`. Returns the history (loss and validation by step), the list of
-    adapted modules, the number of trainable parameters and the best step. Raises FloatingPointError on a non-finite loss,
-    naming the records.
-    """
+def _arguments(profile: Profile, steps: int, validating: bool, folder: Path) -> Any:
+    """The profile as transformers' TrainingArguments, for a run of `steps` optimiser steps that checkpoints into `folder`."""
     import torch
-    from transformers import PrinterCallback, TrainingArguments, set_seed
+    from transformers import TrainingArguments
 
-    from xhs_pipeline.vlm.base import load_model
-
-    set_seed(profile.seed)
-    loaded = load_model(base, profile, profile.quantization)
-    answer_loss(loaded)
-    model = lora_model(loaded, profile)
-    protected = frozenset(processor.tokenizer.all_special_ids) | frozenset(
-        processor.tokenizer("\n", add_special_tokens=False)["input_ids"]
-    )
-    run = _dataset(examples, profile, protected)
-    steps = math.ceil(len(run) / (profile.batch_size * profile.accumulation))
-    best = work / "adapter"
-    arguments = TrainingArguments(
-        output_dir=str(work / "checkpoints"),
+    return TrainingArguments(
+        output_dir=str(folder),
         num_train_epochs=1,  # the run's order already repeats the records `epochs` times
         per_device_train_batch_size=profile.batch_size,
         gradient_accumulation_steps=profile.accumulation,
@@ -211,7 +186,7 @@ def train(
         max_grad_norm=profile.max_grad_norm,
         bf16=profile.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps" if validate else "no",
+        eval_strategy="steps" if validating else "no",
         eval_steps=math.ceil(steps / profile.evaluations),
         save_strategy="steps",
         save_steps=math.ceil(steps / profile.checkpoints),
@@ -227,6 +202,37 @@ def train(
         data_seed=profile.seed,
     )
 
+
+def train(
+    base: Path,
+    examples: Sequence[Example],
+    validate: Callable[[Any], dict[str, float]] | None,
+    processor: Any,
+    profile: Profile,
+    work: Path,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train an adapter for `base`, writing checkpoints under `work/checkpoints` and the best adapter to `work/adapter`.
+
+    Resumes from the newest complete checkpoint in `work`. Returns the history (loss and validation by step), the list of
+    adapted modules, the number of trainable parameters and the best step. Raises FloatingPointError on a non-finite loss,
+    naming the records.
+    """
+    from transformers import PrinterCallback, set_seed
+
+    from xhs_pipeline.vlm.base import load_model
+
+    set_seed(profile.seed)
+    loaded = load_model(base, profile, profile.quantization)
+    answer_loss(loaded)
+    model = lora_model(loaded, profile)
+    protected = frozenset(processor.tokenizer.all_special_ids) | frozenset(
+        processor.tokenizer("\n", add_special_tokens=False)["input_ids"]
+    )
+    run = _dataset(examples, profile, protected)
+    steps = math.ceil(len(run) / (profile.batch_size * profile.accumulation))
+    best = work / "adapter"
+
     def collate(rows: list[Example]) -> dict[str, Any]:
         return {**pad(rows, processor, profile.rationale_weight), "post_ids": [row.post_id for row in rows]}
 
@@ -238,7 +244,7 @@ def train(
 
     trainer = _trainer_class(run, validate, keep)(
         model=model,
-        args=arguments,
+        args=_arguments(profile, steps, validate is not None, work / "checkpoints"),
         train_dataset=run,
         eval_dataset=run,
         data_collator=collate,
