@@ -32,7 +32,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
 def evaluation_report(
     context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
 ) -> dg.MaterializeResult:
-    from xhs_pipeline.judgement.champion import model_folder, read_champion
+    from xhs_pipeline.judgement.champion import model_folder, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
     from xhs_pipeline.judgement.plots import confusion_matrix
@@ -43,8 +43,7 @@ def evaluation_report(
     base = store.get("base_model", merged.manifest["lineage"]["base_model"])
     checkpoint = read_json(base.file("checkpoint.json"))
     champion_folder = store.folder("released_model")
-    champion = read_champion(champion_folder)
-    rival = champion if champion and champion.version != merged.version else None
+    rival = rival_of(champion_folder, merged.version)
     proof = merged.manifest["counts"]
     trained_on = store.get("adapter", merged.manifest["lineage"]["adapter"]).manifest["lineage"]["sharegpt_splits"]
     arguments = {
@@ -127,11 +126,14 @@ def _rounded(value: float | None) -> str:
     check_specs=[check("released_model", "model_released", "The judged model is the one in use", blocking=False)],
 )
 def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.judgement.champion import rival_of, times_rolled_back
     from xhs_pipeline.judgement.stages import write_release
 
     store, policy = workspace.store, load_policy()
+    folder = store.folder("released_model")
     judged = upstream(context, store, "evaluation_report")
     merged = store.get("merged_model", judged.manifest["lineage"]["merged_model"])
+    rival = rival_of(folder, merged.version)
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         decision = read_json(artifact.file("decision.json"))
@@ -140,8 +142,9 @@ def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> d
     return publish(
         context,
         store,
-        lambda work: write_release(store.folder("released_model"), merged, judged, policy, work),
-        inputs={"evaluation_report": judged, "merged_model": merged},
-        settings={},
+        lambda work: write_release(folder, merged, judged, policy, work),
+        # a decision holds for the model in use that it was made against; after a rollback it is made anew
+        inputs={"evaluation_report": judged, "merged_model": merged, "champion": rival.version if rival else "none"},
+        settings={"times_rolled_back": times_rolled_back(folder, merged.version)},
         describe=describe,
     )

@@ -102,11 +102,28 @@ def model_folder(folder: Path, champion: Champion) -> Path:
     return folder.parent / champion.model_path
 
 
-def release(folder: Path, candidate: Candidate, verdict: GateVerdict, now: datetime | None = None) -> Move:
+def rival_of(folder: Path, version: str) -> Champion | None:
+    """The release that `version` is to be compared with: the one in use or, if that is itself, the one it replaced."""
+    current = read_champion(folder)
+    if current is None or current.version != version:
+        return current
+    return _released(folder, current.previous) if current.previous else None
+
+
+def times_rolled_back(folder: Path, version: str) -> int:
+    """How often `version` was taken out of use."""
+    return sum(h["action"] == ROLLED_BACK and h["from_version"] == version for h in read_history(folder))
+
+
+def release(
+    folder: Path, candidate: Candidate, verdict: GateVerdict, judged_against: str | None, now: datetime | None = None
+) -> Move:
     """Move the pointer to `candidate` if and only if its gate passed.
 
-    A held candidate leaves the pointer and a line in the history. A version that was rolled back is held too, so that
-    a repeated run cannot bring it back; train a new version instead. Releasing the champion again changes nothing.
+    `judged_against` is the version in use that the gate compared with, None for none: when another one is in use by now
+    (two runs at once, a rollback), the comparison says nothing about it and the candidate is held. A held candidate leaves
+    the pointer and a line in the history. A version that was rolled back is held too, so that a repeated run cannot bring
+    it back; train a new version instead. Releasing the champion again changes nothing.
     Raises ValueError for an unusable `model_path` and OSError when the disk refuses (the old pointer then stands).
     """
     with _locked(folder):
@@ -118,6 +135,10 @@ def release(folder: Path, candidate: Candidate, verdict: GateVerdict, now: datet
         undone = [h for h in history if h["action"] == ROLLED_BACK and h["from_version"] == candidate.version]
         if undone:
             why = f"version {candidate.version} was rolled back by {undone[-1]['name']}: {undone[-1]['reason']}"
+            return _hold(folder, candidate, verdict, why, current, history, now)
+        in_use = current.version if current is not None else None
+        if in_use != judged_against:
+            why = f"judged against {judged_against or 'no model'}, but {in_use or 'none'} is in use now; materialise evaluation_report again"
             return _hold(folder, candidate, verdict, why, current, history, now)
         _check_model(folder, candidate.model_path)
         champion = Champion(
@@ -141,17 +162,20 @@ def rollback(folder: Path, name: str, reason: str, now: datetime | None = None) 
         if current is None or current.previous is None:
             held = "no model is in use" if current is None else f"version {current.version} is the first release"
             raise ValueError(f"{folder / POINTER}: {held}, so there is nothing to roll back to")
-        records = [h["champion"] for h in read_history(folder) if h["action"] == RELEASED]
-        before = [r for r in records if r["version"] == current.previous]
-        if not before:
-            raise ValueError(
-                f"{folder / HISTORY}: no release of version {current.previous}, which {POINTER} names as previous"
-            )
-        champion = Champion(**before[-1])
+        champion = _released(folder, current.previous)
         _check_model(folder, champion.model_path)
         row = {"action": ROLLED_BACK, "from_version": current.version, "name": name.strip(), "reason": reason.strip()}
         _move(folder, champion, {**row, "at": _stamp(now)})
         return Move(ROLLED_BACK, f"rolled back from {current.version} by {name.strip()}: {reason.strip()}", champion)
+
+
+def _released(folder: Path, version: str) -> Champion:
+    """The pointer as it was when `version` was last released."""
+    records = [h["champion"] for h in read_history(folder) if h["action"] == RELEASED]
+    before = [r for r in records if r["version"] == version]
+    if not before:
+        raise ValueError(f"{folder / HISTORY}: no release of version {version}, which {POINTER} names as previous")
+    return Champion(**before[-1])
 
 
 def _hold(

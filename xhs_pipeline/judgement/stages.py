@@ -84,9 +84,10 @@ def _predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], 
 
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:
     """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way."""
-    verdict = GateVerdict.from_dict(read_json(judged.file("report.json"))["gate"])
+    report_of = read_json(judged.file("report.json"))
+    verdict = GateVerdict.from_dict(report_of["gate"])
     candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
-    move = release(folder, candidate, verdict)
+    move = release(folder, candidate, verdict, report_of["context"]["champion_version"])
     champion = move.champion.version if move.champion else None
     write_json(
         work / "decision.json",
