@@ -8,7 +8,7 @@ import dagster as dg
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.model import GPU_POOL, merged_model
-from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.resources import ProfileSettings, Workspace
@@ -24,6 +24,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
     tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"scikitlearn", "html"},
     pool=GPU_POOL,
+    retry_policy=RETRY,
     code_version="1",
     description="report.html and report.json: the model on the test split beside the majority class, TF-IDF + logistic regression and "
     "the model in use; confusion matrices, slices, worst mistakes, and the gate's verdict.",
