@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from xhs_pipeline.curation.pool_worker import (
+    BETWEEN_ROWS,
     NO_ROW,
     OUT_OF_MEMORY,
     PLACE,
@@ -225,7 +226,7 @@ class _Worker:
         self.release()
         code = self._process.returncode
         if code == -signal.SIGALRM:
-            return f"over {self._seconds:g} s", True
+            return f"over {BETWEEN_ROWS if self.row == NO_ROW else self._seconds:g} s", True
         if code == OUT_OF_MEMORY:
             return "out of memory", False
         return (signal.Signals(-code).name if code < 0 else f"exit code {code}"), False

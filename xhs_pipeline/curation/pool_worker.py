@@ -24,6 +24,7 @@ import pyarrow as pa
 WHOLE_ROW = -1  # the part that means the row itself: its text, or all of it
 NO_ROW = -1
 PLACE = struct.Struct("<qq")  # row and part, in memory that parent and worker share
+BETWEEN_ROWS = 300.0  # seconds for what is done on no row: unpacking a batch, packing the results
 OUT_OF_MEMORY = 77  # exit code
 
 # (row, part) to (reason, detail): what a function is to leave out. Part WHOLE_ROW leaves out the row.
@@ -53,7 +54,7 @@ def main(function: str, settings: dict[str, Any], seconds: float, memory_mb: int
 
     def begin(row: int, part: int) -> None:
         # By the system's timer, so that a decoder that hangs while it holds the interpreter ends all the same, parent or not.
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, BETWEEN_ROWS if row == NO_ROW else seconds)
         PLACE.pack_into(shared, 0, row, part)
 
     while True:
