@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -120,7 +120,7 @@ def clean_stream(
     processes: int = 1,
     log: Callable[[str], None] = print,
     function: str = "xhs_pipeline.curation.clean:clean_tables",
-) -> Iterator[CleanedBatch]:
+) -> Generator[CleanedBatch, None, None]:
     """clean_batch over every batch, in order, in worker processes: a decoder that crashes, hangs or eats memory ends alone.
 
     A post that ends two workers goes to quarantine as "kills_worker"; an image that twice takes longer than

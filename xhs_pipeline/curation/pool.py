@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -70,7 +70,7 @@ def map_batches(
     *,
     describe: Describe,
     log: Callable[[str], None],
-) -> Iterator[list[pa.RecordBatch]]:
+) -> Generator[list[pa.RecordBatch], None, None]:
     """What the task's function makes of every batch, in order; at most two batches per process are under way.
 
     When a worker dies or takes too long over one part, a line in the log names the row and the batch is tried

@@ -69,14 +69,21 @@ REMOVED = pa.schema(
 class TableWriter:
     """Streams record batches of one schema into a parquet file; `rows` counts them. Memory stays at one batch."""
 
-    def __init__(self, path: Path, schema: pa.Schema):
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        rows_per_group: int = ROWS_PER_GROUP,
+        bytes_per_group: int = BYTES_PER_GROUP,
+    ):
         has_images = "images" in schema.names
         compression = {name: "zstd" for name in schema.names if name != "images"}
         if has_images:
             compression |= {"images.list.element.bytes": "none", "images.list.element.path": "zstd"}
         self.rows = 0
         self._schema = schema
-        self._group = ROWS_PER_GROUP if has_images else 65536
+        self._group = rows_per_group if has_images else 65536
+        self._group_bytes = bytes_per_group
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = self._waiting_bytes = 0
         self._writer = pq.ParquetWriter(
@@ -90,13 +97,13 @@ class TableWriter:
             self._waiting.append(batch)
             self._waiting_rows += batch.num_rows
             self._waiting_bytes += batch.nbytes
-            if self._waiting_rows >= self._group or self._waiting_bytes >= BYTES_PER_GROUP:
+            if self._waiting_rows >= self._group or self._waiting_bytes >= self._group_bytes:
                 self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             table = pa.Table.from_batches(self._waiting, self._schema)
-            for portion in _portions(table):
+            for portion in _portions(table, self._group_bytes):
                 self._writer.write_table(portion, row_group_size=self._group)
             self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
@@ -109,14 +116,14 @@ class TableWriter:
         self._writer.close()
 
 
-def _portions(table: pa.Table) -> Iterator[pa.Table]:
-    """The table in slices of at most BYTES_PER_GROUP, or of one row."""
-    if table.num_rows <= 1 or table.nbytes <= BYTES_PER_GROUP:
+def _portions(table: pa.Table, size: int) -> Iterator[pa.Table]:
+    """The table in slices of at most `size` bytes, or of one row."""
+    if table.num_rows <= 1 or table.nbytes <= size:
         yield table
         return
     half = table.num_rows // 2
-    yield from _portions(table.slice(0, half))
-    yield from _portions(table.slice(half))
+    yield from _portions(table.slice(0, half), size)
+    yield from _portions(table.slice(half), size)
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
