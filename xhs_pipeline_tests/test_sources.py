@@ -760,3 +760,13 @@ def test_real_posts_come_through_a_mapping_without_loss(tmp_path: Path) -> None:
     posts, bad = read(write_source(tmp_path, text))
     assert bad == [] and len(posts) == len(file.read_bytes().splitlines()) == 4000
     assert {p["label_source"] for p in posts} >= {"chineseharm", "cold"}
+
+
+def test_images_of_a_post_beyond_its_bytes_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xhs_pipeline.posts.fields.MAX_POST_BYTES", 1000)
+    for name, size in (("a.jpg", 600), ("b.jpg", 500), ("c.jpg", 400), ("d.jpg", 1)):
+        (tmp_path / name).write_bytes(bytes(size))
+    source = jsonl(tmp_path, post(images=["a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
+    [kept], _ = read(source)
+    assert kept["image_errors"] == [None, "post_too_large", None, "post_too_large"]
+    assert [image["bytes"] is None for image in kept["images"]] == [False, True, False, True]

@@ -63,7 +63,7 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     "images decoded, stripped of metadata, resized and embedded as JPEG. What cannot be judged stands in quarantine.parquet.",
     check_specs=[
         check("clean_posts", "rows_accounted", "Raw posts = clean posts + quarantine, counted in the files"),
-        check("clean_posts", "images_decode", "Every embedded image decodes when read back"),
+        check("clean_posts", "images_decode", "Every embedded image, read back, is byte for byte one that decoded"),
     ],
 )
 def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:

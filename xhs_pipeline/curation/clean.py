@@ -1,22 +1,20 @@
 """Cleaning raw posts, batch by batch: text normalised and de-identified, images made safe. Pure over Arrow; writes nothing."""
 
 import hashlib
-import multiprocessing
-import os
+import io
 import re
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from PIL import Image
 
 from xhs_pipeline.curation.identifiers import mask
 from xhs_pipeline.curation.images import ImageLimits, ImageRejected, clean_image
+from xhs_pipeline.curation.pool import Task, map_batches
+from xhs_pipeline.curation.pool_worker import NO_ROW, WHOLE_ROW, Begin, GivenUp
 from xhs_pipeline.curation.text import matching_form, normalise
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE
 
@@ -27,6 +25,9 @@ MAX_TEXT_CHARS = 100_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
+# SHA-256 of every clean image, in the order of the posts: what is read back from a file is compared with what was decoded.
+IMAGE_DIGESTS = pa.schema([("sha256", pa.binary(32))])
+
 Row = dict[str, Any]
 
 
@@ -35,126 +36,117 @@ class CleanSettings:
     """How posts are cleaned. Part of the artefact's version: the same settings and input give the same bytes.
 
     max_text_chars: of title and body together, and of rationale and label_source each.
+    seconds_per_image: wall time for one image, or for the text of a post. The largest image that `images` admits takes about
+        2 s of a core (benchmarks/clean_posts), so that only what was built to be slow reaches it.
+    worker_memory_mb: address space for a worker beyond what it starts with; the largest image admitted takes about 1,000.
     """
 
     images: ImageLimits = field(default_factory=ImageLimits)
     max_text_chars: int = MAX_TEXT_CHARS
+    seconds_per_image: float = 30.0
+    worker_memory_mb: int = 1536
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting as plain JSON values, to be hashed into the artefact's version."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CleanSettings":
+        """The settings that `as_dict` wrote down."""
+        return cls(**(values | {"images": ImageLimits(**values["images"])}))
+
 
 @dataclass(frozen=True)
 class CleanedBatch:
-    """What became of one batch: posts (CLEAN_POSTS) + quarantine (QUARANTINE) = rows in; dropped_images of posts in either."""
+    """What became of one batch: posts (CLEAN_POSTS) + quarantine (QUARANTINE) = rows in; dropped_images of posts in either.
+
+    image_digests: IMAGE_DIGESTS of the images in posts; each of them was decoded after it was made.
+    """
 
     posts: pa.RecordBatch
     quarantine: pa.RecordBatch
     dropped_images: pa.RecordBatch
+    image_digests: pa.RecordBatch
 
 
-def clean_batch(batch: pa.RecordBatch, settings: CleanSettings) -> CleanedBatch:
+def _unwatched(row: int, part: int) -> None:
+    pass
+
+
+def clean_batch(
+    batch: pa.RecordBatch, settings: CleanSettings, begin: Begin = _unwatched, given_up: GivenUp | None = None
+) -> CleanedBatch:
     """Clean a batch of RAW_POSTS; see CleanedBatch. Rows keep their order.
 
     Title, body, rationale and label_source are normalised and de-identified. A post loses an image that cannot be used, with
     the reason in dropped_images; it goes to quarantine only when it has no text and no image left ("nothing_to_judge") or when
     its text is too long for a post ("text_too_long"; its images are then not looked at).
+    begin: told the row and the image (or WHOLE_ROW for the text) about to be worked on. given_up: rows and images that are left
+    out, the row to quarantine and the image to dropped_images, with reason and detail.
     """
+    given_up = given_up or {}
     posts: list[Row] = []
     quarantine: list[Row] = []
     dropped: list[Row] = []
-    for raw in batch.to_pylist():
+    digests: list[bytes] = []
+    for index, raw in enumerate(batch.to_pylist()):
+        if why := given_up.get((index, WHOLE_ROW)):
+            quarantine.append(_quarantined(raw["post_id"], *why))
+            continue
+        begin(index, WHOLE_ROW)
         if too_long := _too_long(raw, settings.max_text_chars):
             quarantine.append(_quarantined(raw["post_id"], "text_too_long", too_long))
             continue
-        images, hashes, lost = _clean_images(raw, settings.images)
-        dropped += lost
         post = _clean_text(raw)
+        skip = {part: why for (row, part), why in given_up.items() if row == index}
+        images, hashes, lost = _clean_images(raw, settings.images, partial(begin, index), skip)
+        dropped += lost
         if not post["title"] and not post["body"] and not images:
             quarantine.append(_quarantined(raw["post_id"], "nothing_to_judge", _nothing_left(lost)))
             continue
         posts.append(post | {"images": images, "image_hashes": hashes})
+        digests += [hashlib.sha256(image["bytes"]).digest() for image in images]
     return CleanedBatch(
         pa.RecordBatch.from_pylist(posts, schema=CLEAN_POSTS),
         pa.RecordBatch.from_pylist(quarantine, schema=QUARANTINE),
         pa.RecordBatch.from_pylist(dropped, schema=DROPPED_IMAGES),
+        pa.record_batch([pa.array(digests, pa.binary(32))], schema=IMAGE_DIGESTS),
     )
 
 
 def clean_stream(
-    batches: Iterable[pa.RecordBatch], settings: CleanSettings, processes: int = 1
-) -> Iterator[CleanedBatch]:
-    """clean_batch over every batch, in order; with more than one process, by a pool of that many.
+    batches: Iterable[pa.RecordBatch],
+    settings: CleanSettings,
+    processes: int = 1,
+    log: Callable[[str], None] = print,
+    function: str = "xhs_pipeline.curation.clean:clean_tables",
+) -> Generator[CleanedBatch, None, None]:
+    """clean_batch over every batch, in order, in worker processes: a decoder that crashes, hangs or eats memory ends alone.
 
-    At most two batches per process are under way, so memory does not grow with the week. Raises RuntimeError naming the posts
-    of the batch when a worker dies (out of memory, killed).
+    A post that ends two workers goes to quarantine as "kills_worker"; an image that twice takes longer than
+    `seconds_per_image` is dropped as "too_slow" (a text: its post is quarantined). The rest of the batch goes on, and `log`
+    names the post each time. The result depends neither on the number of processes nor on accidents that hit no post twice.
+    At most two batches per process are under way, so memory does not grow with the week. Close it to end the workers early.
+    Raises as `pool.map_batches` does. function: what workers run, with the signature of clean_tables.
     """
-    if processes <= 1:
-        for batch in batches:
-            yield clean_batch(batch, settings)
-        return
-    source = iter(batches)
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context(method), initializer=_leave_with_parent
-    )
-    pending: deque[tuple[str, Future[tuple[bytes, bytes, bytes]]]] = deque()
-    try:
-        while True:
-            for batch in islice(source, 2 * processes - len(pending)):
-                pending.append((_names(batch), pool.submit(_clean_encoded, _encode(batch), settings)))
-            if not pending:
-                return
-            names, future = pending.popleft()
-            try:
-                result = future.result()
-            except BrokenProcessPool as error:
-                raise RuntimeError(
-                    f"a cleaning process died at or after the batch of posts {names}; "
-                    "run with one process to find the post, or with fewer if memory ran out"
-                ) from error
-            yield CleanedBatch(*map(_decode, result))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    task = Task(function, settings.as_dict(), settings.seconds_per_image, settings.worker_memory_mb)
+    for tables in map_batches(task, batches, max(1, processes), describe=_place, log=log):
+        yield CleanedBatch(*tables)
 
 
-def _leave_with_parent() -> None:
-    """End this worker when the run that started it is gone: killed outright, it cannot tell its workers to stop."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(3)
-
-    threading.Thread(target=wait, name="leave-with-parent", daemon=True).start()
+def clean_tables(
+    batch: pa.RecordBatch, settings: dict[str, Any], begin: Begin, given_up: GivenUp
+) -> Sequence[pa.RecordBatch]:
+    """clean_batch as a pool's function: `settings` of CleanSettings.as_dict in, the fields of CleanedBatch out."""
+    cleaned = clean_batch(batch, CleanSettings.from_dict(settings), begin, given_up)
+    return cleaned.posts, cleaned.quarantine, cleaned.dropped_images, cleaned.image_digests
 
 
-def _clean_encoded(encoded: bytes, settings: CleanSettings) -> tuple[bytes, bytes, bytes]:
-    cleaned = clean_batch(_decode(encoded), settings)
-    return _encode(cleaned.posts), _encode(cleaned.quarantine), _encode(cleaned.dropped_images)
-
-
-def _encode(batch: pa.RecordBatch) -> bytes:
-    """Arrow IPC: unlike pickle it sends only the rows of a slice, not the whole table beneath it."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
-
-
-def _decode(encoded: bytes) -> pa.RecordBatch:
-    with pa.ipc.open_stream(encoded) as reader:
-        return reader.read_next_batch()
-
-
-def _names(batch: pa.RecordBatch) -> str:
-    if not batch.num_rows:
-        return "(none)"
+def _place(batch: pa.RecordBatch, row: int, part: int) -> tuple[str, str]:
     ids = batch.column("post_id")
-    return f"{ids[0].as_py()} to {ids[-1].as_py()}"
+    if row == NO_ROW:
+        return (f"posts {ids[0]} to {ids[-1]}" if len(ids) else "no posts"), "before or after cleaning them"
+    return f"post {ids[row]}", "text" if part == WHOLE_ROW else f"image {part + 1}"
 
 
 def _too_long(raw: Row, most: int) -> str | None:
@@ -178,7 +170,9 @@ def _clean_text(raw: Row) -> Row:
     return post
 
 
-def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], list[Row]]:
+def _clean_images(
+    raw: Row, limits: ImageLimits, begin: Callable[[int], None], given_up: Mapping[int, tuple[str, str]]
+) -> tuple[list[Row], list[str], list[Row]]:
     """Clean images, their hashes, and DROPPED_IMAGES rows for those that are of no use."""
     kept: list[Row] = []
     hashes: list[str] = []
@@ -190,7 +184,11 @@ def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], 
         try:
             if error:
                 raise _reading_error(error)
+            if index in given_up:
+                raise ImageRejected(*given_up[index])
+            begin(index)
             clean = clean_image(image["bytes"], limits)
+            _prove_decodable(clean.data)
         except ImageRejected as rejected:
             lost.append(
                 {
@@ -204,6 +202,16 @@ def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], 
         kept.append({"bytes": clean.data, "path": f"{safe_name(raw['post_id'])}_{len(kept)}.jpg"})
         hashes.append(clean.phash)
     return kept, hashes, lost
+
+
+def _prove_decodable(data: bytes) -> None:
+    """Decode a clean JPEG to an eighth of its size: every compressed byte is read, at less than half the cost of all pixels."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            image.draft(None, (image.width // 8, image.height // 8))
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageRejected("broken", f"its clean JPEG does not decode ({type(error).__name__})") from None
 
 
 def _reading_error(error: str) -> ImageRejected:

@@ -14,6 +14,7 @@ from xhs_pipeline.posts.rows import BadRow
 TIME_ZONE = ZoneInfo("Asia/Shanghai")  # weeks start on Monday 00:00 here; times without a zone are meant here
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGES = 50  # of one post; further ones are not read
+MAX_POST_BYTES = 128 * 1024 * 1024  # of all images of one post: it is cleaned by one worker, whose memory is bounded
 MAX_ID_CHARS = 256
 WRITTEN_DATE = re.compile(
     r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[T\s]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:[.,](\d{1,9}))?)?)?"
@@ -159,10 +160,11 @@ def post_id_value(value: Any, column: str) -> str:
 def read_images(value: Any, column: str, folder: Path) -> tuple[list[dict[str, Any]], list[str | None]]:
     """The images of a cell as (RAW_POSTS images, image_errors), aligned: bytes are null where the error says why.
 
-    Of a post with more than MAX_IMAGES images the further ones are not read. Raises Reject when the cell lists no names.
+    Of a post with more than MAX_IMAGES images the further ones are not read, nor kept what goes beyond MAX_POST_BYTES. Raises Reject when the cell lists no names.
     """
     images: list[dict[str, Any]] = []
     errors: list[str | None] = []
+    total = 0
     for index, (name, data) in enumerate(image_list(value, column)):
         error: str | None = None
         if index >= MAX_IMAGES:
@@ -171,6 +173,9 @@ def read_images(value: Any, column: str, folder: Path) -> tuple[list[dict[str, A
             data, error = read_image(folder, name)
         elif not 0 < len(data) <= MAX_IMAGE_BYTES:
             data, error = None, "file_too_large" if data else "file_empty"
+        if data is not None and total + len(data) > MAX_POST_BYTES:
+            data, error = None, "post_too_large"
+        total += len(data or b"")
         images.append({"bytes": data, "path": name})
         errors.append(error)
     return images, errors

@@ -1,11 +1,11 @@
 """The Arrow schemas of the tables that weekly and unique posts live in. Columns only; no reading, no cleaning.
 
-Images are JPEG (after cleaning) or original (before) bytes embedded beside their path. Parquet settings follow a measurement
-on 379 MB of embedded JPEGs: image bytes uncompressed and without a dictionary, text zstd, 64 rows a row group gives about
-1.2 GB/s written and 2 ms for one random image; row groups of 4,000 take 150 times as long for one image.
+Images are JPEG (after cleaning) or original (before) bytes embedded beside their path. Parquet settings follow
+xhs_pipeline_tests/benchmarks/parquet_images: image bytes uncompressed and without a dictionary, text zstd, and row groups of
+64 rows or 6 MB, since whoever wants one image reads its whole group.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 ROWS_PER_GROUP = 64
+BYTES_PER_GROUP = 6 * 1024 * 1024
 DICTIONARY_COLUMNS = ("week", "verdict", "category", "label_source", "reason", "stage")
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -68,33 +69,43 @@ REMOVED = pa.schema(
 class TableWriter:
     """Streams record batches of one schema into a parquet file; `rows` counts them. Memory stays at one batch."""
 
-    def __init__(self, path: Path, schema: pa.Schema):
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        rows_per_group: int = ROWS_PER_GROUP,
+        bytes_per_group: int = BYTES_PER_GROUP,
+    ):
         has_images = "images" in schema.names
         compression = {name: "zstd" for name in schema.names if name != "images"}
         if has_images:
             compression |= {"images.list.element.bytes": "none", "images.list.element.path": "zstd"}
         self.rows = 0
         self._schema = schema
-        self._group = ROWS_PER_GROUP if has_images else 65536
+        self._group = rows_per_group if has_images else 65536
+        self._group_bytes = bytes_per_group
         self._waiting: list[pa.RecordBatch] = []
-        self._waiting_rows = 0
+        self._waiting_rows = self._waiting_bytes = 0
         self._writer = pq.ParquetWriter(
             path, schema, compression=compression, use_dictionary=[n for n in DICTIONARY_COLUMNS if n in schema.names]
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows; they reach the file in whole row groups, however small the batches are."""
+        """Add rows; they reach the file in whole row groups, however small or large the batches are."""
         if batch.num_rows:
             self.rows += batch.num_rows
             self._waiting.append(batch)
             self._waiting_rows += batch.num_rows
-            if self._waiting_rows >= self._group:
+            self._waiting_bytes += batch.nbytes
+            if self._waiting_rows >= self._group or self._waiting_bytes >= self._group_bytes:
                 self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema), row_group_size=self._group)
-            self._waiting, self._waiting_rows = [], 0
+            table = pa.Table.from_batches(self._waiting, self._schema)
+            for portion in _portions(table, self._group_bytes):
+                self._writer.write_table(portion, row_group_size=self._group)
+            self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
     def __enter__(self) -> "TableWriter":
         return self
@@ -103,6 +114,16 @@ class TableWriter:
         if failed is None:
             self._flush()
         self._writer.close()
+
+
+def _portions(table: pa.Table, size: int) -> Iterator[pa.Table]:
+    """The table in slices of at most `size` bytes, or of one row."""
+    if table.num_rows <= 1 or table.nbytes <= size:
+        yield table
+        return
+    half = table.num_rows // 2
+    yield from _portions(table.slice(0, half), size)
+    yield from _portions(table.slice(half), size)
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
