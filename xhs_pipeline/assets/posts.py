@@ -9,7 +9,8 @@ from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.publish import check, publish, refusals, upstream
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.resources import Workspace
+from xhs_pipeline.profile import settings_of
+from xhs_pipeline.resources import ProfileSettings, Workspace
 
 WEEKS = dg.WeeklyPartitionsDefinition(start_date="2024-01-01", day_offset=1, timezone="Asia/Shanghai")
 GROUP, OWNERS = "posts", ["team:data-platform"]
@@ -64,11 +65,13 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
         check("clean_posts", "images_decode", "Every embedded image decodes when read back"),
     ],
 )
-def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+def clean_posts(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
     from xhs_pipeline.curation.clean import CleanSettings
-    from xhs_pipeline.curation.stages import write_clean
+    from xhs_pipeline.curation.stages import OCR_COUNTS, write_clean
 
-    week, settings = context.partition_key, CleanSettings()
+    week, settings = context.partition_key, CleanSettings(**settings_of(profile.resolve(), "clean_posts"))
     raw = upstream(context, workspace.store, "raw_posts", week)
 
     def describe(artifact: Artifact) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
             "dropped_images": pq.read_metadata(dropped).num_rows,
             "dropped_image_reasons": shown.counts(shown.count_column(dropped, "reason"), "reason"),
             "identifiers_masked": shown.counts(_masked(artifact), "type"),
+            **{name: artifact.manifest["counts"][name] for name in OCR_COUNTS if settings.ocr},
         }
 
     return publish(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.identifiers import mask
 from xhs_pipeline.curation.images import ImageLimits, ImageRejected, clean_image
 from xhs_pipeline.curation.text import matching_form, normalise
@@ -27,6 +28,8 @@ MAX_TEXT_CHARS = 100_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
+_OF_IMAGES = ("images", "image_hashes", "ocr_text", "qr_codes", "ocr_failed")
+
 Row = dict[str, Any]
 
 
@@ -35,10 +38,12 @@ class CleanSettings:
     """How posts are cleaned. Part of the artefact's version: the same settings and input give the same bytes.
 
     max_text_chars: of title and body together, and of rationale and label_source each.
+    ocr: read text and QR codes in the clean images; see curation.ocr.
     """
 
     images: ImageLimits = field(default_factory=ImageLimits)
     max_text_chars: int = MAX_TEXT_CHARS
+    ocr: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting as plain JSON values, to be hashed into the artefact's version."""
@@ -68,13 +73,13 @@ def clean_batch(batch: pa.RecordBatch, settings: CleanSettings) -> CleanedBatch:
         if too_long := _too_long(raw, settings.max_text_chars):
             quarantine.append(_quarantined(raw["post_id"], "text_too_long", too_long))
             continue
-        images, hashes, lost = _clean_images(raw, settings.images)
+        images, hashes, texts, lost = _clean_images(raw, settings)
         dropped += lost
         post = _clean_text(raw)
         if not post["title"] and not post["body"] and not images:
             quarantine.append(_quarantined(raw["post_id"], "nothing_to_judge", _nothing_left(lost)))
             continue
-        posts.append(post | {"images": images, "image_hashes": hashes})
+        posts.append(post | {"images": images, "image_hashes": hashes} | _in_images(post, texts, settings))
     return CleanedBatch(
         pa.RecordBatch.from_pylist(posts, schema=CLEAN_POSTS),
         pa.RecordBatch.from_pylist(quarantine, schema=QUARANTINE),
@@ -166,7 +171,7 @@ def _too_long(raw: Row, most: int) -> str | None:
 
 def _clean_text(raw: Row) -> Row:
     """The post's own columns with clean text, its matching form and the sorted placeholder types that went into it."""
-    post = {name: raw.get(name) for name in CLEAN_POSTS.names if name not in ("images", "image_hashes")}
+    post = {name: raw.get(name) for name in CLEAN_POSTS.names if name not in _OF_IMAGES}
     found: set[str] = set()
     for name in ("title", "body", "rationale", "label_source"):
         post[name], types = mask(normalise(raw[name]))
@@ -178,10 +183,13 @@ def _clean_text(raw: Row) -> Row:
     return post
 
 
-def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], list[Row]]:
-    """Clean images, their hashes, and DROPPED_IMAGES rows for those that are of no use."""
+def _clean_images(
+    raw: Row, settings: CleanSettings
+) -> tuple[list[Row], list[str], list[ocr.ImageText | None], list[Row]]:
+    """Clean images, their hashes, what stands in them, and DROPPED_IMAGES rows for those that are of no use."""
     kept: list[Row] = []
     hashes: list[str] = []
+    texts: list[ocr.ImageText | None] = []
     lost: list[Row] = []
     images = raw["images"] or []
     errors = raw["image_errors"] or [None] * len(images)
@@ -190,7 +198,7 @@ def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], 
         try:
             if error:
                 raise _reading_error(error)
-            clean = clean_image(image["bytes"], limits)
+            clean = clean_image(image["bytes"], settings.images)
         except ImageRejected as rejected:
             lost.append(
                 {
@@ -203,7 +211,29 @@ def _clean_images(raw: Row, limits: ImageLimits) -> tuple[list[Row], list[str], 
             continue
         kept.append({"bytes": clean.data, "path": f"{safe_name(raw['post_id'])}_{len(kept)}.jpg"})
         hashes.append(clean.phash)
-    return kept, hashes, lost
+        texts.append(_read(clean.data) if settings.ocr else None)
+    return kept, hashes, texts, lost
+
+
+def _read(jpeg: bytes) -> ocr.ImageText | None:
+    """What stands in a clean image; None, which is counted in `ocr_failed`, when the reader fails on it."""
+    try:
+        return ocr.read(jpeg)
+    except ocr.ReadingFailed:
+        return None
+
+
+def _in_images(post: Row, texts: list[ocr.ImageText | None], settings: CleanSettings) -> Row:
+    """The columns about what stands in a post's images, and `identifiers` with what was found there; none when ocr is off."""
+    if not settings.ocr:
+        return {}
+    found = ocr.merge(texts)
+    return {
+        "ocr_text": found.text or None,
+        "qr_codes": found.qr_codes,
+        "ocr_failed": found.failed,
+        "identifiers": sorted({*post["identifiers"], *found.identifiers}),
+    }
 
 
 def _reading_error(error: str) -> ImageRejected:
