@@ -42,6 +42,8 @@ def placed(
     code: np.ndarray, on: np.ndarray, centre: tuple[float, float], side: float, angle: float = 0.0, skew: float = 0.0
 ) -> np.ndarray:
     """`code` drawn on a picture: `side` in pixels with its quiet zone, `angle` in degrees; `skew` moves corners by that share."""
+    if side < code.shape[0]:  # warping samples single pixels, which would drop modules
+        code = cv2.resize(code, (round(side), round(side)), interpolation=cv2.INTER_AREA)
     size = code.shape[0]
     corners = np.array([[-1 + skew, -1], [1, -1 + skew], [1 - skew, 1], [-1, 1 - skew]]) * side / 2
     turn = np.deg2rad(angle)
@@ -49,7 +51,7 @@ def placed(
     source = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
     matrix = cv2.getPerspectiveTransform(source, corners.astype(np.float32))
     shape = (on.shape[1], on.shape[0])
-    drawn = cv2.warpPerspective(code, matrix, shape, flags=cv2.INTER_AREA)
+    drawn = cv2.warpPerspective(code, matrix, shape, flags=cv2.INTER_LINEAR)
     inside = cv2.warpPerspective(np.full(code.shape[:2], 255, np.uint8), matrix, shape) > 127
     return np.where(inside[:, :, None], drawn, on)
 
