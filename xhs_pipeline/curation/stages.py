@@ -33,7 +33,9 @@ def write_clean(raw: Path, work: Path, settings: CleanSettings, log: Callable[[s
         ocr.require()
     source = pq.ParquetFile(raw)
     total = source.metadata.num_rows
-    processes = max(1, min(os.cpu_count() or 1, total // POSTS_PER_PROCESS))
+    # reading an image costs half a second, so that even one batch is worth a process
+    posts_per_process = BATCH_ROWS if settings.ocr else POSTS_PER_PROCESS
+    processes = max(1, min(os.cpu_count() or 1, total // posts_per_process))
     started = spoken = time.monotonic()
     done = 0
     with (
