@@ -94,16 +94,22 @@ def _content(row: dict[str, Any], folder: Path) -> dict[str, Any]:
 def judge_file(model: Path, posts: Path, out: Path, source: Path | None = None) -> Counts:
     """Judge every row of `posts` into `out` (JSON lines), which appears whole or not at all; returns what became of them.
 
-    Raises ValueError or OSError, one line each, when the model folder, the posts as a whole or `out` cannot be used.
+    Raises ValueError or OSError, one line each, when the model folder, the posts as a whole or `out` cannot be used, or when
+    the model was trained with text in images and the extra that reads it is not installed.
     """
+    from xhs_pipeline.curation import ocr
     from xhs_pipeline.judgement.judge import Judge
+    from xhs_pipeline.vlm.card import read_card
 
     _check_paths(posts, out)
     chunks = _chunks(raw_rows(posts, source))
     first = list(islice(chunks, 1))  # a file that cannot be used shows before minutes of loading a model
     counts = Counts()
+    policy = load_policy()
+    if read_card(model, policy).profile.ocr:
+        ocr.require()
     with _whole_or_nothing(out) as lines:
-        judge = Judge(model, load_policy())
+        judge = Judge(model, policy)
         started = time.monotonic()
         for chunk in chain(first, chunks):
             for row in _judge_chunk(judge, chunk, counts):
@@ -123,10 +129,12 @@ def _judge_chunk(judge: "Judge", chunk: list[NumberedRow], counts: Counts) -> li
     bad = [(number, row.reason, row.detail) for number, row in chunk if isinstance(row, BadRow)]
     good = [(number, row) for number, row in chunk if isinstance(row, dict)]
     numbers = {row["post_id"]: number for number, row in good}
-    cleaned = clean_batch(pa.RecordBatch.from_pylist([row for _, row in good], schema=RAW_POSTS), CleanSettings())
+    cleaned = clean_batch(
+        pa.RecordBatch.from_pylist([row for _, row in good], schema=RAW_POSTS), CleanSettings(ocr=judge.profile.ocr)
+    )
     bad += [(numbers[q["post_id"]], q["reason"], q["detail"]) for q in cleaned.quarantine.to_pylist()]
     clean = [
-        Post(p["post_id"], p["title"], p["body"], tuple(i["bytes"] for i in p["images"]))
+        Post(p["post_id"], p["title"], p["body"], tuple(i["bytes"] for i in p["images"]), p["ocr_text"], p["qr_codes"])
         for p in cleaned.posts.to_pylist()
     ]
     rows = []

@@ -162,6 +162,8 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
+    for name, placeholder in (("image_text", "{ocr_text}"), ("image_codes", "{qr_codes}")):
+        _require(placeholder in raw["prompt"].get(name, ""), path, f"prompt.{name} lacks {placeholder}")
     for name in ("verdict", "category", "rationale"):
         _require(f"{{{name}}}" in raw["answer"].get(name, ""), path, f"answer.{name} lacks {{{name}}}")
     return Policy(

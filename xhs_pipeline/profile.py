@@ -17,6 +17,9 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    # posts
+    ocr: bool = Field(False, description="read text and QR codes in images; needs pip install xhs-pipeline[ocr]")
+
     # base checkpoint
     base_model: str = Field(description="hub id, local folder, or 'tiny' to build the embedded model")
     base_revision: str = Field("", description="commit of the hub id; required for a hub id")
@@ -132,10 +135,11 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 
 
 # Which settings each artefact depends on, so that changing one redoes only what it touches.
-_PROMPT = {"prompt", "text_head", "text_tail", "max_images"}
+_PROMPT = {"prompt", "text_head", "text_tail", "max_images", "ocr"}
 _SPLITS = {"validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "json_export"}
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 STAGE_SETTINGS: dict[str, set[str]] = {
+    "clean_posts": {"ocr"},
     "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
     "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
     "adapter": set(Profile.model_fields) - _SPLITS - _TINY - {"shard_size"},

@@ -4,6 +4,7 @@ import io
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ from PIL import Image
 from xhs_pipeline.appeals.events import parse_events
 from xhs_pipeline.appeals.outcomes import OUTCOMES, derive_outcomes
 from xhs_pipeline.artifacts import ArtifactStore, Built, RejectedArtifact, read_json
+from xhs_pipeline.curation.text import ELISION
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
-from xhs_pipeline.splits.conversation import ELISION, chat_parts, neutralise, render_answer, render_prompt, to_messages
+from xhs_pipeline.splits.conversation import (
+    chat_parts,
+    neutralise,
+    prompt_digest,
+    render_answer,
+    render_prompt,
+    to_messages,
+)
 from xhs_pipeline.splits.grouping import SPLITS, split_of
 from xhs_pipeline.splits.sharegpt import SHAREGPT, write_splits
 from xhs_pipeline_tests.test_appeals_events import KEY, event, lines
@@ -99,6 +108,25 @@ def test_the_middle_of_a_long_text_is_left_out_and_counted() -> None:
     whole = render_prompt("标题", body, POLICY, "short")
     assert whole.elided == 0 and body in whole.user
     assert render_prompt("标题", body, POLICY, "short", head=50).user == f"标题\n{body[:50]}{ELISION}"
+
+
+def test_what_was_read_in_images_follows_the_body_only_where_there_is_something() -> None:
+    plain = render_prompt("标题", "正文", POLICY, "full").user
+    assert render_prompt("标题", "正文", POLICY, "full", ocr_text=None, qr_codes=0).user == plain
+    codes = render_prompt("标题", "正文", POLICY, "full", qr_codes=1).user
+    assert codes == f"{plain}\n【图片二维码】1个"
+    text = "".join(chr(0x4E00 + n) for n in range(60))
+    prompt = render_prompt("标题", "正文" * 30, POLICY, "short", 20, 10, ocr_text=text, qr_codes=2)
+    assert prompt.user.split("\n")[2:] == [f"【图片文字】{text[:20]}{ELISION}{text[-10:]}", "【图片二维码】2个"]
+    assert prompt.elided == 30 + 30
+    assert render_prompt("标题", "", POLICY, "short", ocr_text="{title}").user == "标题\n【图片文字】{title}"
+
+
+def test_the_digest_of_the_wording_covers_the_lines_about_images() -> None:
+    def digest(**prompt: str) -> str:
+        return prompt_digest(replace(POLICY, prompt=POLICY.prompt | prompt), "short", "template")
+
+    assert len({digest(), digest(image_text="图中：{ocr_text}"), digest(image_codes="码{qr_codes}")}) == 3
 
 
 def test_an_answer_has_an_analysis_line_only_when_the_post_brings_a_rationale() -> None:
@@ -319,6 +347,24 @@ def test_hostile_text_and_left_out_images_and_characters_are_accounted_for(tmp_p
     assert row["elided"] > 150 and ELISION in row["messages"][1]["content"]
     assert [i["path"] for i in row["images"]] == ["p-0_0.jpg", "p-0_1.jpg"]
     assert row["title"] == "<image>"  # the columns beside the conversation hold the post as it is
+
+
+def test_text_in_images_is_trained_on_only_where_the_profile_says_so(tmp_path: Path) -> None:
+    read = [post(n, ocr_text="加<微信号>" if n else None, qr_codes=n) for n in range(2)]
+    for folder, ocr in (("on", True), ("off", False)):
+        (tmp_path / folder).mkdir()
+        _, _, splits = write(tmp_path / folder, read, ocr=ocr)
+        rows = rows_of(splits)
+        expected = "正文1\n【图片文字】加<微信号>\n【图片二维码】1个" if ocr else "正文1"
+        assert rows["p-1"]["messages"][-2]["content"].endswith(expected)
+        assert (rows["p-1"]["ocr_text"], rows["p-1"]["qr_codes"]) == (("加<微信号>", 1) if ocr else (None, None))
+        assert "【图片" not in rows["p-0"]["messages"][-2]["content"]
+
+
+def test_weeks_whose_images_were_not_read_are_named_when_the_profile_wants_them_read(tmp_path: Path) -> None:
+    posts = [post(0, ocr_text=None, qr_codes=0), post(1, week="2026-02-09")]
+    with pytest.raises(ValueError, match=r"week 2026-02-09 were not read; materialise clean_posts"):
+        write(tmp_path, posts, ocr=True)
 
 
 def test_a_file_with_any_image_begins_with_one_and_spreads_the_others(tmp_path: Path) -> None:

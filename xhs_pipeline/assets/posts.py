@@ -11,7 +11,8 @@ from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.publish import check, publish, refusals, upstream
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.resources import Workspace
+from xhs_pipeline.profile import settings_of
+from xhs_pipeline.resources import ProfileSettings, Workspace
 
 WEEKS = dg.WeeklyPartitionsDefinition(start_date="2024-01-01", day_offset=1, timezone="Asia/Shanghai")
 GROUP, OWNERS = "posts", ["team:data-platform"]
@@ -66,11 +67,13 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
         check("clean_posts", "images_decode", "Every embedded image, read back, is byte for byte one that decoded"),
     ],
 )
-def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+def clean_posts(
+    context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
+) -> dg.MaterializeResult:
     from xhs_pipeline.curation.clean import CleanSettings
-    from xhs_pipeline.curation.stages import write_clean
+    from xhs_pipeline.curation.stages import OCR_COUNTS, write_clean
 
-    week, settings = context.partition_key, CleanSettings()
+    week, settings = context.partition_key, CleanSettings(**settings_of(profile.resolve(), "clean_posts"))
     raw = upstream(context, workspace.store, "raw_posts", week)
 
     def describe(artifact: Artifact) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
             ),
             "identifiers_masked": shown.counts(_masked(artifact), "type"),
             "identifier_examples": shown.examples(_masked_examples(file), "type", ["post_id", "text"]),
+            **{name: artifact.manifest["counts"][name] for name in OCR_COUNTS if settings.ocr},
         }
 
     return publish(
@@ -183,9 +187,9 @@ def _masked(artifact: Artifact) -> dict[str, int]:
 
 def _masked_examples(file: Path) -> Iterator[dict[str, str]]:
     """Where identifiers stood: their type, the post, and the placeholder within a few characters of its text."""
-    for batch in pq.ParquetFile(file).iter_batches(columns=["post_id", "title", "body", "identifiers"]):
+    for batch in pq.ParquetFile(file).iter_batches(columns=["post_id", "title", "body", "ocr_text", "identifiers"]):
         for post in batch.to_pylist():
-            text = f"{post['title']} {post['body']}"
+            text = f"{post['title']} {post['body']} {post['ocr_text'] or ''}"
             for kind in post["identifiers"]:
                 if (place := text.find(f"<{kind}>")) >= 0:  # it may have stood in the rationale
                     yield {"type": kind, "post_id": post["post_id"], "text": text[max(0, place - 20) : place + 30]}

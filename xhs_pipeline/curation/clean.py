@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.identifiers import mask
 from xhs_pipeline.curation.images import ImageLimits, ImageRejected, clean_image
 from xhs_pipeline.curation.pool import Task, map_batches
@@ -27,6 +28,7 @@ _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 # SHA-256 of every clean image, in the order of the posts: what is read back from a file is compared with what was decoded.
 IMAGE_DIGESTS = pa.schema([("sha256", pa.binary(32))])
+_OF_IMAGES = ("images", "image_hashes", "ocr_text", "qr_codes", "ocr_failed")
 
 Row = dict[str, Any]
 
@@ -39,12 +41,14 @@ class CleanSettings:
     seconds_per_image: wall time for one image, or for the text of a post. The largest image that `images` admits takes about
         2 s of a core (benchmarks/clean_posts), so that only what was built to be slow reaches it.
     worker_memory_mb: address space for a worker beyond what it starts with; the largest image admitted takes about 1,000.
+    ocr: read text and QR codes in the clean images; see curation.ocr.
     """
 
     images: ImageLimits = field(default_factory=ImageLimits)
     max_text_chars: int = MAX_TEXT_CHARS
     seconds_per_image: float = 30.0
     worker_memory_mb: int = 1536
+    ocr: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting as plain JSON values, to be hashed into the artefact's version."""
@@ -99,12 +103,12 @@ def clean_batch(
             continue
         post = _clean_text(raw)
         skip = {part: why for (row, part), why in given_up.items() if row == index}
-        images, hashes, lost = _clean_images(raw, settings.images, partial(begin, index), skip)
+        images, hashes, texts, lost = _clean_images(raw, settings, partial(begin, index), skip)
         dropped += lost
         if not post["title"] and not post["body"] and not images:
             quarantine.append(_quarantined(raw["post_id"], "nothing_to_judge", _nothing_left(lost)))
             continue
-        posts.append(post | {"images": images, "image_hashes": hashes})
+        posts.append(post | {"images": images, "image_hashes": hashes} | _in_images(post, texts, settings))
         digests += [hashlib.sha256(image["bytes"]).digest() for image in images]
     return CleanedBatch(
         pa.RecordBatch.from_pylist(posts, schema=CLEAN_POSTS),
@@ -158,7 +162,7 @@ def _too_long(raw: Row, most: int) -> str | None:
 
 def _clean_text(raw: Row) -> Row:
     """The post's own columns with clean text, its matching form and the sorted placeholder types that went into it."""
-    post = {name: raw.get(name) for name in CLEAN_POSTS.names if name not in ("images", "image_hashes")}
+    post = {name: raw.get(name) for name in CLEAN_POSTS.names if name not in _OF_IMAGES}
     found: set[str] = set()
     for name in ("title", "body", "rationale", "label_source"):
         post[name], types = mask(normalise(raw[name]))
@@ -171,11 +175,12 @@ def _clean_text(raw: Row) -> Row:
 
 
 def _clean_images(
-    raw: Row, limits: ImageLimits, begin: Callable[[int], None], given_up: Mapping[int, tuple[str, str]]
-) -> tuple[list[Row], list[str], list[Row]]:
-    """Clean images, their hashes, and DROPPED_IMAGES rows for those that are of no use."""
+    raw: Row, settings: CleanSettings, begin: Callable[[int], None], given_up: Mapping[int, tuple[str, str]]
+) -> tuple[list[Row], list[str], list[ocr.ImageText | None], list[Row]]:
+    """Clean images, their hashes, what stands in them, and DROPPED_IMAGES rows for those that are of no use."""
     kept: list[Row] = []
     hashes: list[str] = []
+    texts: list[ocr.ImageText | None] = []
     lost: list[Row] = []
     images = raw["images"] or []
     errors = raw["image_errors"] or [None] * len(images)
@@ -187,7 +192,7 @@ def _clean_images(
             if index in given_up:
                 raise ImageRejected(*given_up[index])
             begin(index)
-            clean = clean_image(image["bytes"], limits)
+            clean = clean_image(image["bytes"], settings.images)
             _prove_decodable(clean.data)
         except ImageRejected as rejected:
             lost.append(
@@ -201,7 +206,29 @@ def _clean_images(
             continue
         kept.append({"bytes": clean.data, "path": f"{safe_name(raw['post_id'])}_{len(kept)}.jpg"})
         hashes.append(clean.phash)
-    return kept, hashes, lost
+        texts.append(_read(clean.data) if settings.ocr else None)
+    return kept, hashes, texts, lost
+
+
+def _read(jpeg: bytes) -> ocr.ImageText | None:
+    """What stands in a clean image; None, which is counted in `ocr_failed`, when the reader fails on it."""
+    try:
+        return ocr.read(jpeg)
+    except ocr.ReadingFailed:
+        return None
+
+
+def _in_images(post: Row, texts: list[ocr.ImageText | None], settings: CleanSettings) -> Row:
+    """The columns about what stands in a post's images, and `identifiers` with what was found there; none when ocr is off."""
+    if not settings.ocr:
+        return {}
+    found = ocr.merge(texts)
+    return {
+        "ocr_text": found.text or None,
+        "qr_codes": found.qr_codes,
+        "ocr_failed": found.failed,
+        "identifiers": sorted({*post["identifiers"], *found.identifiers}),
+    }
 
 
 def _prove_decodable(data: bytes) -> None:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Built, CheckOutcome
+from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanSettings, clean_stream
 from xhs_pipeline.curation.duplicates import LABEL_CONFLICTS, find_duplicates
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, REMOVED, UNIQUE_POSTS, TableWriter
@@ -21,6 +22,7 @@ from xhs_pipeline.posts.stages import rows_accounted
 POSTS_PER_PROCESS = 1000
 BATCH_ROWS = 64
 SAY_EVERY_SECONDS = 10.0
+OCR_COUNTS = ("posts_with_ocr_text", "qr_codes", "ocr_failed")
 
 
 def write_clean(
@@ -33,10 +35,15 @@ def write_clean(
     """Clean one week of raw posts into posts, quarantine and dropped_images.parquet.
 
     processes: workers; by default one per core, fewer for a small week. What is written does not depend on it.
+    Raises ValueError, before any work, when the settings ask for `ocr` and its extra is not installed.
     """
+    if settings.ocr:
+        ocr.require()
     source = pq.ParquetFile(raw)
     total = source.metadata.num_rows
-    processes = processes or max(1, min(os.cpu_count() or 1, total // POSTS_PER_PROCESS))
+    # reading an image costs half a second, so that even one batch is worth a process
+    posts_per_process = BATCH_ROWS if settings.ocr else POSTS_PER_PROCESS
+    processes = processes or max(1, min(os.cpu_count() or 1, total // posts_per_process))
     started = spoken = time.monotonic()
     decoded: list[pa.RecordBatch] = []
     with (
@@ -61,10 +68,19 @@ def write_clean(
         "rows_in": total, "posts": posts.rows, "quarantined": quarantine.rows,
         "images": images, "dropped_images": dropped.rows, "processes": processes,
     }  # fmt: skip
+    if settings.ocr:
+        counts |= _ocr_counts(work / "posts.parquet")
     decode = CheckOutcome(
         "images_decode", broken == 0, f"{broken} of {images} images, read back, are not the bytes that decoded"
     )
     return Built(counts, [rows_accounted(work, total), decode])
+
+
+def _ocr_counts(file: Path) -> dict[str, int]:
+    """Posts with text in images, QR codes, and images that could not be read, counted in the file."""
+    read = pq.read_table(file, columns=["ocr_text", "qr_codes", "ocr_failed"])
+    codes, failed = (pc.sum(read[name]).as_py() or 0 for name in ("qr_codes", "ocr_failed"))
+    return dict(zip(OCR_COUNTS, (read.num_rows - read["ocr_text"].null_count, codes, failed), strict=True))
 
 
 def _batches(source: pq.ParquetFile) -> Iterator[pa.RecordBatch]:

@@ -25,6 +25,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACES = re.compile(" {2,}")
 _EMPTY_LINES = re.compile("\n{3,}")
 
+ELISION = "……"
+
 _NOT_WORD = re.compile(r"[\W_]+")
 _LONG_RUN = re.compile(r"(\W{30})\W+")
 
@@ -53,6 +55,13 @@ def normalise(text: str | None) -> str:
     text = _SPACES.sub(" ", text)
     text = text.replace(" \n", "\n").replace("\n ", "\n")
     return _EMPTY_LINES.sub("\n\n", text).strip()
+
+
+def elide(text: str, head: int, tail: int) -> tuple[str, int]:
+    """The first `head` and last `tail` characters of a longer text, and how many were left out; `head` 0 leaves it whole."""
+    if not head or len(text) <= head + tail:
+        return text, 0
+    return text[:head] + ELISION + (text[-tail:] if tail else ""), len(text) - head - tail
 
 
 def matching_form(title: str | None, body: str | None) -> str:

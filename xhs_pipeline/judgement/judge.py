@@ -14,12 +14,14 @@ from xhs_pipeline.vlm.scoring import Judgement, judge_examples
 
 @dataclass(frozen=True)
 class Post:
-    """A cleaned post to judge: de-identified title and body, JPEG bytes."""
+    """A cleaned post to judge: de-identified title and body, JPEG bytes, what was read in those (None: not read)."""
 
     post_id: str
     title: str
     body: str
     images: tuple[bytes, ...] = ()
+    ocr_text: str | None = None
+    qr_codes: int | None = None
 
 
 class Judge:
@@ -48,11 +50,12 @@ class Judge:
         self.model = load_model(folder, self.profile)
 
     def example(self, post: Post) -> Example | Unfit:
-        """The post as the tokens the model reads, or why it cannot be read."""
+        """The post as the tokens the model reads, or why it cannot be read. Text in images is for models trained with it."""
         settings = self.profile
         images = list(post.images[: settings.max_images])
+        in_images = (post.ocr_text, post.qr_codes) if settings.ocr else ()
         prompt = render_prompt(
-            post.title, post.body, self.policy, settings.prompt, settings.text_head, settings.text_tail
+            post.title, post.body, self.policy, settings.prompt, settings.text_head, settings.text_tail, *in_images
         )
         return fit(self.processor, post.post_id, to_messages(prompt, len(images), None), images, settings.max_length)
 

@@ -62,8 +62,15 @@ def evaluate_model(
 def predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
     """The predictions frame (`metrics.predictions_frame`) of a model over SHAREGPT rows, in today's policy's terms."""
     posts = [
-        Post(row["post_id"], row["title"], row["body"], tuple(image["bytes"] for image in row["images"]))
-        for row in test.select(["post_id", "title", "body", "images"]).to_pylist()
+        Post(
+            row["post_id"],
+            row["title"],
+            row["body"],
+            tuple(image["bytes"] for image in row["images"]),
+            row["ocr_text"],
+            row["qr_codes"],
+        )
+        for row in test.select(["post_id", "title", "body", "images", "ocr_text", "qr_codes"]).to_pylist()
     ]
     judged = judge.judge(posts, log)
     usable = [j if isinstance(j, Judgement) and j.valid else None for j in judged]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xhs_pipeline.curation.text import elide
 from xhs_pipeline.policy import Policy
 
 IMAGE_PLACEHOLDER = "<image>"
-ELISION = "……"
 
 # What a hostile post may hold: chat-template tokens, media placeholders of this and other frameworks, and lines that
 # look like the model's own answer.
@@ -25,7 +25,7 @@ _PLACEHOLDER = re.compile(
 
 @dataclass(frozen=True)
 class Prompt:
-    """Rendered user turn; `elided` is how many characters of the body were left out in its middle."""
+    """Rendered user turn; `elided` is how many characters were left out of the middle of the body and of the images' text."""
 
     system: str
     user: str
@@ -48,19 +48,35 @@ def neutralise(text: str, policy: Policy) -> str:
     return text
 
 
-def render_prompt(title: str, body: str, policy: Policy, style: str, head: int = 0, tail: int = 0) -> Prompt:
-    """The system and user turns for a post, without images. `head` and `tail` are characters kept of a longer body."""
-    title, body = neutralise(title or "", policy), neutralise(body or "", policy)
-    elided = 0
-    if head and len(body) > head + tail:
-        elided = len(body) - head - tail
-        body = body[:head] + ELISION + (body[-tail:] if tail else "")
+def render_prompt(
+    title: str,
+    body: str,
+    policy: Policy,
+    style: str,
+    head: int = 0,
+    tail: int = 0,
+    ocr_text: str | None = None,
+    qr_codes: int | None = None,
+) -> Prompt:
+    """The system and user turns for a post, without images. What was read in those, if anything, follows the body.
+
+    `head` and `tail` are characters kept of a longer body, and of a longer text in images.
+    """
+    title = neutralise(title or "", policy)
+    body, elided = elide(neutralise(body or "", policy), head, tail)
+    after = []
+    if ocr_text:
+        text, left_out = elide(neutralise(ocr_text, policy), head, tail)
+        elided += left_out
+        after.append(policy.prompt["image_text"].replace("{ocr_text}", text))
+    if qr_codes:
+        after.append(policy.prompt["image_codes"].replace("{qr_codes}", str(qr_codes)))
     template = policy.prompt[style]
     fields = {
         "{verdicts}": "；".join(f"{v.label}（{v.description}）" for v in policy.verdicts),
         "{categories}": "；".join(f"{c.name}（{c.description}）" for c in policy.categories),
         "{title}": title,
-        "{body}": body,
+        "{body}": "\n".join([body, *after] if body else after),
     }
     # One pass, so that a post whose title is "{body}" stays what it is.
     user = re.sub("|".join(map(re.escape, fields)), lambda m: fields[m[0]], template).strip()
@@ -109,5 +125,7 @@ def prompt_digest(policy: Policy, style: str, chat_template: str) -> str:
         sample.user,
         [render_answer(*answer, policy) for answer in policy.answers()],
         chat_template,
+        # absent from a model that was trained before images could be read: its digest stays what it was
+        *(policy.prompt[name] for name in ("image_text", "image_codes") if name in policy.prompt),
     ]
     return hashlib.sha256(json.dumps(payload, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -24,10 +24,10 @@ from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, render_answer, r
 from xhs_pipeline.splits.grouping import SPLITS, split_of
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-# elided: characters left out of the middle of a long body; images_left_out: images past the profile's max_images.
+# elided: characters left out of the middle of a long body or text in images; images_left_out: images past the profile's max_images.
 _OF_THE_POST = (
     "images", "post_id", "group_id", "week", "title", "body", "verdict", "category", "severity", "rationale",
-    "label_source", "author_hash",
+    "label_source", "author_hash", "ocr_text", "qr_codes",
 )  # fmt: skip
 SHAREGPT = pa.schema(
     [
@@ -46,8 +46,11 @@ def write_splits(posts_file: Path, outcomes_file: Path, policy: Policy, profile:
     """Write train / validation / calibration / test.parquet and dataset_info.json into `work`.
 
     The verdict, category and severity of an appeal's outcome replace the post's own label, with label_source "appeal".
-    Streams the posts; memory holds ids and labels of all posts, and one batch of images.
+    Streams the posts; memory holds ids and labels of all posts, and one batch of images. Raises ValueError when nothing is
+    left to train on, and when the profile wants text in images and some weeks were cleaned without reading it.
     """
+    if profile.ocr:
+        _require_ocr(posts_file)
     removed = pq.read_table(posts_file.with_name("removed.parquet"), columns=["post_id", "kept_post_id"]).to_pylist()
     kept_for = {row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"]}
     outcomes = follow_duplicates(pq.read_table(outcomes_file), kept_for)
@@ -91,6 +94,16 @@ def write_splits(posts_file: Path, outcomes_file: Path, policy: Policy, profile:
     return Built(counts, check_splits(work, counts, policy))
 
 
+def _require_ocr(posts_file: Path) -> None:
+    posts = pq.read_table(posts_file, columns=["week", "qr_codes"])
+    unread = pc.unique(posts.filter(pc.is_null(posts["qr_codes"]))["week"]).to_pylist()
+    if unread:
+        raise ValueError(
+            f"{posts_file}: ocr is true, but the images of week {', '.join(sorted(unread))} were not read; "
+            "materialise clean_posts of these weeks with ocr: true, then unique_posts"
+        )
+
+
 def _interleaved(posts_file: Path, chosen: set[str]) -> Iterator[pa.RecordBatch]:
     """The chosen posts, with and without images evenly mixed.
 
@@ -130,9 +143,12 @@ def _conversations(batch: pa.RecordBatch, outcomes: pa.Table, policy: Policy, pr
     rows = []
     for post in apply_outcomes(pa.Table.from_batches([batch]), outcomes).posts.to_pylist():
         images = post["images"][: profile.max_images]
+        if not profile.ocr:
+            post |= {"ocr_text": None, "qr_codes": None}
         prompt = render_prompt(
-            post["title"], post["body"], policy, profile.prompt, profile.text_head, profile.text_tail
-        )
+            post["title"], post["body"], policy, profile.prompt, profile.text_head, profile.text_tail,
+            post["ocr_text"], post["qr_codes"],
+        )  # fmt: skip
         answer = render_answer(post["verdict"], post["category"], policy, post["rationale"])
         rows.append(
             {name: post[name] for name in SHAREGPT.names if name in post}

@@ -67,8 +67,8 @@ def build_base(splits: str, profile: dict[str, Any], out: str, log: Callable[[st
         note = NOTE
 
         texts = [
-            f"{row['title']}\n{row['body']}".strip()
-            for row in pq.read_table(Path(splits) / "train.parquet", columns=["title", "body"]).to_pylist()
+            f"{row['title']}\n{row['body']}\n{row['ocr_text'] or ''}".strip()
+            for row in pq.read_table(Path(splits) / "train.parquet", columns=["title", "body", "ocr_text"]).to_pylist()
         ]
         counts = build_tiny(Path(out) / "model", texts, load_policy(), settings, log)
         folder = Path(out) / "model"
