@@ -90,7 +90,9 @@ def write_unique_folder(
     """A unique_posts folder of one week; `conflicts` are posts of UNIQUE_POSTS that stand aside, with a set_id each."""
     for name, rows in (("posts", posts), ("set_aside", conflicts or [])):
         (folder / name).mkdir(parents=True)
-        write_table(folder / name / "2026-02-16.parquet", UNIQUE_POSTS, [pa.RecordBatch.from_pylist(rows, UNIQUE_POSTS)])
+        write_table(
+            folder / name / "2026-02-16.parquet", UNIQUE_POSTS, [pa.RecordBatch.from_pylist(rows, UNIQUE_POSTS)]
+        )
     pq.write_table(pa.Table.from_pylist(removed or [], REMOVED), folder / "removed.parquet")
     pq.write_table(pa.Table.from_pylist(conflicts or [], LABEL_CONFLICTS), folder / "label_conflicts.parquet")
 

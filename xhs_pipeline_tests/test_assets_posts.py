@@ -147,7 +147,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
         assert Path(shown_["folder"]).parent == workspace.root / key / FIRST
         assert shown_["dagster/row_count"] == rows_in(shown_["folder"], "posts")
         assert shown_["quarantined"] == rows_in(shown_["folder"], "quarantine")
-    assert unique["dagster/row_count"] == rows_in(unique["folder"], f"posts/{FIRST}")
+    assert unique["dagster/row_count"] == rows_in(unique["folder"], f"posts/{FIRST}-0000")
     assert unique["removed"] == rows_in(unique["folder"], "removed")
     assert outcomes["dagster/row_count"] == rows_in(outcomes["folder"], "outcomes") == 1
     assert splits["dagster/row_count"] == sum(rows_in(splits["folder"], name) for name in SPLITS)

@@ -137,7 +137,10 @@ def test_weeks_connect_exactly_the_texts_that_one_comparison_of_all_texts_connec
     near, edits = near_duplicate_pairs(texts), short_text_pairs(texts)
 
     class Both:
-        left, right = (pa.concat_arrays([pa.array(getattr(p, side)) for p in (near, edits)]).to_numpy() for side in ("left", "right"))
+        left, right = (
+            pa.concat_arrays([pa.array(getattr(p, side)) for p in (near, edits)]).to_numpy()
+            for side in ("left", "right")
+        )
 
     groups = dict(zip(texts, connected(Both, len(texts)), strict=True))
     shown = [*found.kept, *found.aside]
@@ -182,7 +185,7 @@ def test_untouched_weeks_are_linked_and_keep_their_digest(tmp_path: Path) -> Non
     first, *others = list(weeks)[:3]
     names = [name for name in before.manifest["files"] if name.startswith(("posts/", "index/2"))]
     linked = {name for name in names if after.file(name).stat().st_ino == before.file(name).stat().st_ino}
-    assert set(names) - linked == {f"posts/{first}.parquet"}, "the week whose post gave way, and no other"
+    assert set(names) - linked == {f"posts/{first}-0000.parquet"}, "the week whose post gave way, and no other"
     assert after.manifest["counts"]["files_written"] == 2
     assert_same(after, publish(tmp_path / "once", weeks))
 
@@ -200,7 +203,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     [
         ("index/WEEK/entries.bin", 3), ("index/WEEK/texts.arrow", 3), ("index/WEEK/posts.arrow", 3),
         ("index/WEEK/pairs.arrow", 3), ("index/WEEK/segment.json", 3), ("index/state.json", 4),
-        ("index/decisions.arrow", 1), ("index/founders.arrow", 1), ("posts/WEEK.parquet", 1),
+        ("index/decisions.arrow", 1), ("index/founders.arrow", 1), ("posts/WEEK-0000.parquet", 1),
     ],
 )  # fmt: skip
 def test_a_damaged_earlier_version_costs_time_and_changes_nothing(
@@ -261,9 +264,7 @@ def placed(folder: Path, unique: Artifact) -> dict[str, str]:
     work.mkdir()
     built = write_splits(unique.path, outcomes_file(folder), POLICY, PROFILE, work)
     assert all(check.passed for check in built.checks if check.blocking)
-    return {
-        row: name for name in SPLITS for row in pq.read_table(work / f"{name}.parquet")["post_id"].to_pylist()
-    }
+    return {row: name for name in SPLITS for row in pq.read_table(work / f"{name}.parquet")["post_id"].to_pylist()}
 
 
 def name_in(split: str, prefix: str) -> str:
@@ -297,13 +298,17 @@ def placed_of(unique: Artifact, post_id: str) -> list[str]:
 def test_no_post_ever_leaves_test_whatever_later_weeks_bring(tmp_path: Path) -> None:
     for seed in range(40, 43):
         folder = tmp_path / str(seed)
-        weeks = clean_weeks(folder, [row | {"label_source": "source", "verdict": "pass", "category": "正常"} for row in planted(seed)])
+        weeks = clean_weeks(
+            folder, [row | {"label_source": "source", "verdict": "pass", "category": "正常"} for row in planted(seed)]
+        )
         unique, before = None, dict[str, str]()
         rank = {name: place for place, name in enumerate(SPLITS)}
         for count in range(1, len(weeks) + 1):
             unique = publish(folder / "data", dict(list(weeks.items())[:count]), unique)
             now = placed(folder, unique)
-            moved = {name: (before[name], now[name]) for name in before.keys() & now.keys() if before[name] != now[name]}
+            moved = {
+                name: (before[name], now[name]) for name in before.keys() & now.keys() if before[name] != now[name]
+            }
             assert all(rank[new] > rank[old] for old, new in moved.values()), moved
             before = now
 

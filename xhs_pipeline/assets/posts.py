@@ -106,7 +106,11 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
         check(
             "unique_posts", "rows_accounted", "Clean posts of all weeks = unique posts + removed, counted in the files"
         ),
-        check("unique_posts", "conflicts_set_aside", "Every post of label_conflicts is there in full, for an appeal to bring back"),
+        check(
+            "unique_posts",
+            "conflicts_set_aside",
+            "Every post of label_conflicts is there in full, for an appeal to bring back",
+        ),
     ],
 )
 def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:

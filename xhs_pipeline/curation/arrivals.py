@@ -35,7 +35,9 @@ def _light(batch: pa.RecordBatch) -> pa.RecordBatch:
     def text(name: str, kind: pa.DataType) -> pa.Array:
         return batch[name].cast(kind).fill_null("")
 
-    columns = {name: text(name, pa.string()) for name in ("post_id", "verdict", "category", "label_source", "rationale")}
+    columns = {
+        name: text(name, pa.string()) for name in ("post_id", "verdict", "category", "label_source", "rationale")
+    }
     columns["hashes"] = pc.binary_join(batch["image_hashes"], " ").fill_null("")
     columns["match_text"] = text("match_text", pa.large_string())
     columns["created_at"] = batch["created_at"]

@@ -20,7 +20,16 @@ from xhs_pipeline.curation.buckets import Components, Earlier, Entries, hash_ent
 from xhs_pipeline.curation.grams import Texts
 from xhs_pipeline.curation.groups import CANDIDATES, NEARLY_EMPTY, have_common_image, image_keys, parse_images
 from xhs_pipeline.curation.index import POSTS, TEXTS, Index, Numbers, Segment, whole
-from xhs_pipeline.curation.minhash import BANDS, REPRESENTATIVES, Forest, band_entries, band_keys, finer_entries, link_near
+from xhs_pipeline.curation.minhash import (
+    BANDS,
+    REPRESENTATIVES,
+    Forest,
+    band_entries,
+    band_keys,
+    finer_entries,
+    link_near,
+)
+from xhs_pipeline.curation.parts import part_starts
 from xhs_pipeline.curation.short_texts import deletion_entries, link_edits
 
 EVERYONE = 1 << 62
@@ -60,7 +69,7 @@ class History:
         folder.mkdir(parents=True)
         posts = read_arrivals(file)
         segment = Segment(folder)
-        segment.posts = posts.num_rows
+        segment.posts, segment.part_starts = posts.num_rows, part_starts(file)
         first = self._firsts(posts, segment)
         arrived = np.flatnonzero(first == self.index.posts + np.arange(len(first)))
         text = self._texts(whole(posts["match_text"]), arrived, segment)
@@ -131,7 +140,9 @@ class History:
         earlier = join(entries, self.index.entries("images"), CANDIDATES)
         old = np.unique(earlier.members)
         base = self.index.nodes + segment.texts
-        images = {node: parse_images(text) for node, text in zip(old.tolist(), self.index.take_hashes(old), strict=True)}
+        images = {
+            node: parse_images(text) for node, text in zip(old.tolist(), self.index.take_hashes(old), strict=True)
+        }
         images |= {base + place: of_post for place, of_post in enumerate(posts)}
         seen: dict[int, list[int]] = defaultdict(list)
         for key, start, end in zip(earlier.keys.tolist(), earlier.starts[:-1], earlier.starts[1:], strict=True):

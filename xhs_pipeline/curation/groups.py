@@ -81,7 +81,7 @@ def parse_images(hashes: str) -> tuple[int, ...]:
 
 def image_keys(images: Sequence[int]) -> list[int]:
     """32-bit keys of the images' numbered pieces: hashes that differ in fewer than CHUNKS bits share at least one."""
-    keys = {}
+    keys: dict[int, None] = {}
     for image in images:
         bits = image.bit_length() - 1
         for part in range(CHUNKS):

@@ -37,11 +37,14 @@ POSTS_HASHES = pa.schema([POSTS.field("hashes")])
 
 
 class Segment:
-    """One week of the index, while it is written and ever after. `pictured` counts nearly empty posts with images."""
+    """One week of the index, while it is written and ever after. `pictured` counts nearly empty posts with images; part_starts
+    are the rows of the week's clean posts at which its parts begin (parts.py).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.posts = self.texts = self.pictured = 0
+        self.part_starts: list[int] = []
         self.parts: dict[str, list[tuple[int, int]]] = {}
         self._end = 0
 
@@ -49,7 +52,7 @@ class Segment:
     def load(cls, folder: Path) -> "Segment":
         segment, said = cls(folder), read_json(folder / "segment.json")
         segment.posts, segment.texts, segment.pictured = said["posts"], said["texts"], said["pictured"]
-        segment.parts = said["parts"]
+        segment.parts, segment.part_starts = said["parts"], said["part_starts"]
         return segment
 
     def add(self, name: str, entries: npt.NDArray[np.uint64]) -> None:
@@ -64,9 +67,10 @@ class Segment:
         return np.fromfile(self.folder / "entries.bin", "<u8", count, offset=8 * start)
 
     def write(self, name: str, table: pa.Table) -> None:
-        with pa.OSFile(str(self.folder / f"{name}.arrow"), "wb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_batch(pa.record_batch([whole(column) for column in table.columns], schema=table.schema))
+        batch = pa.record_batch([whole(column) for column in table.columns], schema=table.schema)
+        file = pa.OSFile(str(self.folder / f"{name}.arrow"), "wb")
+        with file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_batch(batch)
 
     def read(self, name: str) -> pa.Table:
         """A table over the mapped file; let go of it soon."""
@@ -76,9 +80,9 @@ class Segment:
     def finish(self) -> None:
         """Write segment.json, which makes the segment one that can be loaded."""
         (self.folder / "entries.bin").touch()
-        counts = {"posts": self.posts, "texts": self.texts, "pictured": self.pictured, "parts": self.parts}
+        names = ("posts", "texts", "pictured", "parts", "part_starts")
         sums = {file.name: _crc(file) for file in sorted(self.folder.iterdir())}
-        write_json(self.folder / "segment.json", counts | {"crc32": sums})
+        write_json(self.folder / "segment.json", {name: getattr(self, name) for name in names} | {"crc32": sums})
 
     def is_sound(self) -> bool:
         """Whether every file is what it was when it was written. Reads all of it, at 4 GB/s on one core."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from xhs_pipeline.artifacts import Artifact, file_digest, read_json
@@ -93,6 +94,7 @@ class Previous:
         self.linked: dict[str, dict[str, Any]] = {}
         self._log = log
         self._result: Result | None = None
+        self._changed: Numbers | None = None
         if artifact is None:
             return
         self._path, self._files = artifact.path, artifact.manifest["files"]
@@ -133,32 +135,31 @@ class Previous:
             return False
         sound = Segment(self._path / "index" / week).is_sound()
         if not sound:
-            self._log(f"unique_posts: {self._path}/index/{week} is damaged; its week and those after it are compared anew")
+            self._log(
+                f"unique_posts: {self._path}/index/{week} is damaged; its week and those after it are compared anew"
+            )
         return sound
 
     def _has_size(self, name: str) -> bool:
         file = self._path / name
         return file.is_file() and file.stat().st_size == self._files[name]["bytes"]
 
-    def changed_groups(self, result: Result) -> Numbers:
-        """Oldest posts of the groups whose founders are not what they were."""
-        if self._result is None:
-            return np.empty(0, np.int64)
-        pairs = (zip(r.founders.leader.tolist(), r.founders.founder.tolist(), strict=True) for r in (self._result, result))
-        before, now = map(set, pairs)
-        return np.array(sorted({leader for leader, _ in before ^ now}), np.int64)
-
-    def same(self, result: Result, span: slice, reason: int, changed: Numbers) -> bool:
-        """Whether the posts of `span` with this reason were the same ones, in the same groups, none of them `changed`."""
+    def changed(self, result: Result, span: slice, reason: int) -> npt.NDArray[np.bool_]:
+        """Which posts of `span` have this reason where they had not, or the other way round, or are in a group that changed."""
         if self._result is None or span.stop > len(self._result.leaders):
-            return False
+            return np.ones(span.stop - span.start, np.bool_)
         had, has = (r.decisions.reason[span] == reason for r in (self._result, result))
-        groups = result.leaders[span][has]
-        return (
-            np.array_equal(had, has)
-            and np.array_equal(self._result.leaders[span][has], groups)
-            and not np.isin(groups, changed).any()
-        )
+        leaders = result.leaders[span]
+        regrouped = (self._result.leaders[span] != leaders) | np.isin(leaders, self._changed_groups(result.founders))
+        return (had != has) | (has & regrouped)
+
+    def _changed_groups(self, founders: Founders) -> Numbers:
+        """Oldest posts of the groups whose founders are not what they were."""
+        if self._changed is None:
+            pairs = (zip(f.leader.tolist(), f.founder.tolist(), strict=True) for f in (self.result.founders, founders))
+            before, now = map(set, pairs)
+            self._changed = np.array(sorted({leader for leader, _ in before ^ now}), np.int64)
+        return self._changed
 
     def link(self, name: str, work: Path) -> bool:
         """Link a file, or every file under a folder, from the previous version into `work`; False where it is not as it was."""

@@ -55,7 +55,9 @@ def write_splits(unique: Path, outcomes_file: Path, policy: Policy, profile: Pro
     back = _brought_back(unique / "label_conflicts.parquet", decided)
     outcomes = follow_duplicates(decided, kept_for | back)
     files = [*sorted((unique / "posts").glob("*.parquet")), *sorted((unique / "set_aside").glob("*.parquet"))]
-    posts = pa.concat_tables([UNIQUE_POSTS.empty_table().select(_LIGHT), *(pq.read_table(f, columns=_LIGHT) for f in files)])
+    posts = pa.concat_tables(
+        [UNIQUE_POSTS.empty_table().select(_LIGHT), *(pq.read_table(f, columns=_LIGHT) for f in files)]
+    )
     conflicting = pq.read_table(unique / "label_conflicts.parquet", columns=["post_id"])["post_id"].to_pylist()
     aside = pa.array(sorted(set(conflicting) - set(back.values())), pa.string())
     applied = apply_outcomes(posts.filter(pc.invert(pc.is_in(posts["post_id"], value_set=aside))), outcomes)
