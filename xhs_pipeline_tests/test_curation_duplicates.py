@@ -168,6 +168,33 @@ def test_contradicting_labels_leave_together_unless_an_appeal_decides() -> None:
     assert {reason for _, reason in removed.values()} == {"label_conflict"}
 
 
+def test_of_several_trusted_sources_the_first_one_decides_and_none_that_contradicts_itself() -> None:
+    bad: dict[str, Any] = {"verdict": "remove", "category": "诈骗"}
+    trusted = ("appeal", "expert")
+    one, two = post("one", label_source="expert"), post("two", day=1, label_source="expert", **bad)
+    _, _, removed = run(post("zero", day=5, **bad), one, trusted=trusted)
+    assert removed == {"zero": ("one", "exact_duplicate")}
+    _, _, removed = run(one, two, post("three", day=2, label_source="appeal", **bad), trusted=trusted)
+    assert removed == {"one": ("three", "exact_duplicate"), "two": ("three", "exact_duplicate")}
+    found, _, removed = run(one, two, post("three", day=2), trusted=trusted)
+    assert {reason for _, reason in removed.values()} == {"label_conflict"} and len(removed) == 3
+    assert {row["set_id"] for row in found.conflicts} == {"one"} == {row["group_id"] for row in found.aside}
+    assert [row["post_id"] for row in found.aside] == ["one", "two", "three"]
+    _, _, removed = run(one, post("three", day=2, **bad), trusted=())
+    assert {reason for _, reason in removed.values()} == {"label_conflict"}, "where nobody is trusted nobody decides"
+    _, _, removed = run(post("plain"), post("expert", label_source="expert", day=1), trusted=trusted)
+    assert removed == {"plain": ("expert", "exact_duplicate")}
+
+
+def test_perceptual_hashes_of_any_length_are_compared_with_those_of_the_same_length() -> None:
+    long = "0f" * 32
+    other = f"{int(long, 16) ^ 1 << 255 ^ 1 << 3:064x}"
+    _, _, removed = run(post("one", images=(long,)), post("two", images=(other,), day=1))
+    assert removed == {"two": ("one", "near_duplicate")}
+    _, groups, removed = run(post("one", "", (long,)), post("two", "", (other,), 1), post("cut", "", (long[:16],), 2))
+    assert removed == {"two": ("one", "near_duplicate")} and groups == {"one": "one", "two": "one", "cut": "cut"}
+
+
 def test_a_post_that_comes_again_in_a_later_week_is_removed_there() -> None:
     table = [post("same", "后来又改过的另一段文字" * 4, day=8), post("same", day=1)]
     found, _, _ = run(*table)

@@ -33,7 +33,7 @@ WEEKLY = ("raw_posts", "clean_posts")
 FILES = {
     "raw_posts": {"posts.parquet", "quarantine.parquet"},
     "clean_posts": {"posts.parquet", "quarantine.parquet", "dropped_images.parquet"},
-    "unique_posts": {f"posts/{WEEK}.parquet", "removed.parquet", "label_conflicts.parquet"},
+    "unique_posts": {f"posts/{WEEK}-0000.parquet", "removed.parquet", "label_conflicts.parquet"},
     "appeal_outcomes": {"outcomes.parquet", "quarantine.parquet"},
     "sharegpt_splits": {f"{s}.parquet" for s in ("train", "validation", "calibration", "test")} | {"dataset_info.json"},
     "base_model": {"checkpoint.json", "model/config.json", "model/tokenizer.json", "model/preprocessor_config.json"},
@@ -186,8 +186,9 @@ def test_every_row_of_the_source_is_kept_quarantined_or_removed_as_a_duplicate(p
     source = TRUTH["weeks"][WEEK]["rows"]
     assert source == rows(raw, "posts.parquet") + rows(raw, "quarantine.parquet")
     assert rows(raw, "posts.parquet") == rows(clean, "posts.parquet") + rows(clean, "quarantine.parquet")
-    assert rows(clean, "posts.parquet") == rows(unique, f"posts/{WEEK}.parquet") + rows(unique, "removed.parquet")
-    assert rows(unique, f"posts/{WEEK}.parquet") == sum(
+    kept = pq.read_table(unique.file("posts"), columns=["post_id"]).num_rows
+    assert rows(clean, "posts.parquet") == kept + rows(unique, "removed.parquet")
+    assert kept + splits.manifest["counts"]["brought_back_on_appeal"] == sum(
         rows(splits, f"{name}.parquet") for name in ("train", "validation", "calibration", "test")
     )
     trained = place.latest("adapter").manifest["counts"]

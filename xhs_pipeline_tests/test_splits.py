@@ -19,7 +19,7 @@ from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
 from xhs_pipeline.splits.conversation import ELISION, chat_parts, neutralise, render_answer, render_prompt, to_messages
 from xhs_pipeline.splits.grouping import SPLITS, split_of
-from xhs_pipeline.splits.sharegpt import SHAREGPT, write_splits
+from xhs_pipeline.splits.sharegpt import SHAREGPT, groups_trained_and_tested, write_splits
 from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import KEY, event, lines
 
@@ -130,6 +130,14 @@ def test_the_splits_take_about_their_shares() -> None:
     shares = {name: counted[name] / 20_000 for name in SPLITS}
     expected = {"train": 0.65, "validation": 0.1, "calibration": 0.05, "test": 0.2}
     assert shares == {name: pytest.approx(share, abs=0.01) for name, share in expected.items()}
+
+
+def test_the_founder_with_the_strongest_split_takes_the_group_with_it() -> None:
+    of = {split: next(n for n in range(500) if split_of([f"g-{n}"], PROFILE) == split) for split in SPLITS}
+    names = {split: f"g-{number}" for split, number in of.items()}
+    for weaker, stronger in [("train", "validation"), ("validation", "calibration"), ("calibration", "test")]:
+        assert split_of([names[weaker], names[stronger]], PROFILE) == stronger
+        assert split_of([names[stronger], names[weaker], names["train"]], PROFILE) == stronger
 
 
 # --- balance ------------------------------------------------------------------------------------------------------------
@@ -510,6 +518,49 @@ def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it
     corrected = next(row for row in rows if row["post_id"] == kept["post_id"])
     assert (corrected["verdict"], corrected["category"], corrected["label_source"]) == ("pass", "正常", "appeal")
     assert built.counts["corrected_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_last_one_decided(tmp_path: Path) -> None:
+    aside = [post(n, set_id=f"set-{n // 50}", group_id=f"g-{n}", images=n % 2) for n in (50, 51, 52, 100, 101)]
+    folder = tmp_path / "unique"
+    gone = [{"post_id": row["post_id"], "reason": "label_conflict"} for row in aside]
+    write_unique_folder(folder, [post(n) for n in range(40)], gone, aside)
+    appeals = outcomes_file(
+        tmp_path,
+        event(1, "filed", appeal="a-1", post="p-52", verdict="remove", category="诈骗"),
+        event(2, "filed", appeal="a-2", post="p-51", verdict="remove", category="诈骗"),
+        event(3, "upheld", appeal="a-2", post="p-51"),
+        event(4, "overturned", appeal="a-1", post="p-52"),
+        event(5, "filed", appeal="a-3", post="p-101", verdict="remove", category="诈骗"),
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(folder, appeals, POLICY, PROFILE, work)
+    assert failed(built) == []
+    splits = {name: pq.read_table(work / f"{name}.parquet").to_pylist() for name in SPLITS}
+    rows = rows_of(splits)
+    assert set(rows) == {f"p-{n}" for n in range(40)} | {"p-52"}, "an appeal that is still open brings nothing back"
+    assert (rows["p-52"]["verdict"], rows["p-52"]["label_source"], rows["p-52"]["title"]) == (
+        "pass",
+        "appeal",
+        "标题52",
+    )
+    assert built.counts["brought_back_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_an_older_adapter_knows_a_test_group_that_has_joined_one_it_was_trained_on(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    trained, tested = (
+        next(n for n in range(0, 400, 2) if split_of([f"g-{n // 2}"], PROFILE) == s) for s in ("train", "test")
+    )
+    for folder in (old, new):
+        folder.mkdir()
+    write(old, sample())
+    assert groups_trained_and_tested(old / "work", old / "work") == 0
+    both = {"group_id": f"g-{trained // 2}", "founders": sorted([f"g-{trained // 2}", f"g-{tested // 2}"])}
+    write(new, [row | both if row["group_id"] in both["founders"] else row for row in sample()])
+    assert groups_trained_and_tested(old / "work", new / "work") == 1
+    assert groups_trained_and_tested(new / "work", new / "work") == 0
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet", "numba"},
-    code_version="1",
+    code_version="2",
     description="The best post of every set of duplicates over ALL weeks; the rest stands in removed.parquet with the post it repeats. "
     "group_id names posts that must share a split. Duplicates with conflicting labels go to label_conflicts.parquet for review. "
     "A new week is compared with the index of the weeks before it; the result is that of all weeks at once.",

@@ -63,7 +63,7 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
-    code_version="1",
+    code_version="2",
     description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "
     "A duplicate group never crosses a split, appeals correct labels, and only train is balanced by quotas.",
     check_specs=[

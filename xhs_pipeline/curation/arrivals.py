@@ -24,7 +24,10 @@ def read_arrivals(file: Path) -> pa.Table:
     (string), reasoned (bool), length (of title and body), text_length (of match_text; characters), row (in the file; int64).
     Holds one copy of the matching texts, and titles and bodies of one batch.
     """
-    batches = [_light(batch) for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_AT_ONCE, columns=_READ)]
+    batches = [
+        _light(batch)
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_AT_ONCE, columns=_READ, use_threads=False)
+    ]
     posts = pa.Table.from_batches(batches, _light(pa.RecordBatch.from_pylist([], pq.read_schema(file))).schema)
     posts = posts.append_column("row", pa.array(np.arange(posts.num_rows)))
     order = pc.sort_indices(posts, sort_keys=[(name, "ascending") for name in _ORDER])

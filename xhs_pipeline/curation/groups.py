@@ -56,6 +56,7 @@ class SimilarTexts:
         self._place = {node: place for place, node in enumerate(nodes.tolist())}
         self._texts = Texts(texts)
         self._edit_similarity = edit_similarity
+        self._known: dict[tuple[int, int], float] = {}
 
     def similarity(self, a: Post, b: Post) -> float:
         """1 for equal texts and for two nearly empty ones; one edit of the same sense in a short text by its length; else
@@ -66,9 +67,11 @@ class SimilarTexts:
             return 1.0
         if any(nearly_empty):
             return 0.0
-        left, right = self._place[a.text], self._place[b.text]
-        exact = self._texts.jaccard(np.array([left]), np.array([right]))
-        return max(self._edit_similarity(self._texts, left, right), float(exact[0]))
+        left, right = sorted((self._place[a.text], self._place[b.text]))
+        if (left, right) not in self._known:
+            exact = self._texts.jaccard(np.array([left]), np.array([right]))
+            self._known[left, right] = max(self._edit_similarity(self._texts, left, right), float(exact[0]))
+        return self._known[left, right]
 
     def are_near(self, a: Post, b: Post) -> bool:
         return self.similarity(a, b) >= self.threshold

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from xhs_pipeline.artifacts import read_json, write_json
 
+# To be raised when anything in the index or in the parts is made in another way: earlier ones are then made anew.
 FORMAT = 1
 Numbers = npt.NDArray[np.int64]
 

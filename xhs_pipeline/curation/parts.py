@@ -124,7 +124,7 @@ def _rows(source: pq.ParquetFile, groups: list[int], rows: Numbers, added: pa.Ta
     wanted = np.zeros(sum(source.metadata.row_group(group).num_rows for group in groups), np.bool_)
     wanted[rows] = True
     place = done = 0
-    for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+    for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
         kept = wanted[place : place + batch.num_rows]
         place += batch.num_rows
         if kept.any():

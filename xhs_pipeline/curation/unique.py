@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, write_json
 from xhs_pipeline.curation.duplicates import KEPT, Decisions, decide
 from xhs_pipeline.curation.index import FORMAT, Numbers, Segment
-from xhs_pipeline.curation.parts import Written, write_parts
+from xhs_pipeline.curation.parts import PART_ROWS, Written, write_parts
 from xhs_pipeline.curation.previous import Founders, Previous, Result
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ def write_unique(
     from xhs_pipeline.curation.fold import History  # numba
 
     names = sorted(weeks)
-    settings = {"format": FORMAT, "threshold": THRESHOLD, "trusted_sources": list(trusted_sources)}
+    settings = {
+        "format": FORMAT,
+        "threshold": THRESHOLD,
+        "part_rows": PART_ROWS,
+        "trusted_sources": list(trusted_sources),
+    }
     said = [[name, weeks[name].content] for name in names]
     before = Previous(previous, settings, said, log)
     history = History()

@@ -11,6 +11,7 @@ loading of the compiled kernels. `again` builds the same weeks from nothing; it 
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def _peak_mb() -> int:
 
 def child(weeks: Path, store: Path, count: int) -> dict[str, Any]:
     command = [sys.executable, "-m", __spec__.name, "--child", str(weeks), str(store), str(count)]
-    environment = {**__import__("os").environ, **ONE_THREAD}
+    environment = os.environ | ONE_THREAD
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
