@@ -71,10 +71,15 @@ class CheckOutcome:
 
 @dataclass(frozen=True)
 class Built:
-    """What a stage hands back after writing its files: figures for the manifest, and checks on what it wrote."""
+    """What a stage hands back after writing its files: figures for the manifest, and checks on what it wrote.
+
+    linked: files that are hard links to files of a published version, with their entries in its manifest; their hashes are taken
+    over where the size agrees.
+    """
 
     counts: dict[str, Any]
     checks: list[CheckOutcome] = field(default_factory=list)
+    linked: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class RejectedArtifact(Exception):
@@ -183,7 +188,7 @@ class ArtifactStore:
                     "seconds": round(time.monotonic() - started, 2),
                     "process_peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10,
                 }
-                _publish(work, final, manifest)
+                _publish(work, final, manifest, built.linked)
             artifact = Artifact(key, final, read_json(final / "manifest.json"), reused)
             if not _accepted(artifact.manifest):
                 raise RejectedArtifact(artifact)
@@ -224,13 +229,13 @@ def _point(folder: Path, version: str, ticket: int, log: Callable[[str], None]) 
         write_json(folder / ".work" / "tickets.json", tickets | {"latest": ticket})
 
 
-def _publish(work: Path, final: Path, manifest: dict[str, Any]) -> None:
-    """Hash every file, write the manifest last, and rename the folder into place."""
-    files = {
-        str(p.relative_to(work)): {"sha256": file_digest(p), "bytes": p.stat().st_size}
-        for p in sorted(work.rglob("*"))
-        if p.is_file() and p.name != "manifest.json"
-    }
+def _publish(work: Path, final: Path, manifest: dict[str, Any], linked: dict[str, dict[str, Any]]) -> None:
+    """Hash every file that is not linked, write the manifest last, and rename the folder into place."""
+    files = {}
+    for file in sorted(path for path in work.rglob("*") if path.is_file() and path != work / "manifest.json"):
+        name, size = str(file.relative_to(work)), file.stat().st_size
+        known = linked.get(name, {"bytes": None})
+        files[name] = known if known["bytes"] == size else {"sha256": file_digest(file), "bytes": size}
     write_json(
         work / "manifest.json",
         manifest | {"files": files, "content": digest({n: f["sha256"] for n, f in files.items()})},

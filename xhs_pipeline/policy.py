@@ -42,6 +42,7 @@ class Policy:
     costs: dict[str, Any]
     gates: dict[str, float]
     appeals: dict[str, Any]
+    trusted_sources: tuple[str, ...]
     prompt: dict[str, str]
     answer: dict[str, str]
 
@@ -130,7 +131,7 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     or an answer line lacks its placeholder.
     """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "prompt", "answer")
+    sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "trusted_sources", "prompt", "answer")
     missing = [name for name in sections if name not in (raw or {})]
     _require(not missing, path, f"the policy lacks {', '.join(missing)}")
     verdicts = tuple(Verdict(**v) for v in raw["verdicts"])
@@ -159,6 +160,9 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
             path,
             f"category {c.name} lists unknown verdicts {unknown}; allowed: {ids}",
         )
+    trusted = raw["trusted_sources"]
+    fits = isinstance(trusted, list) and all(isinstance(s, str) for s in trusted) and len(set(trusted)) == len(trusted)
+    _require(fits, path, f"trusted_sources is {trusted!r}; expected a list of different label sources, e.g. [appeal]")
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
@@ -173,6 +177,7 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
         costs=raw["costs"],
         gates=raw["gates"],
         appeals=raw["appeals"],
+        trusted_sources=tuple(raw["trusted_sources"]),
         prompt=raw["prompt"],
         answer=raw["answer"],
     )

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.outcomes import OUTCOMES
+from xhs_pipeline.curation.duplicates import LABEL_CONFLICTS
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile, load_profile
@@ -60,6 +61,7 @@ def synthetic_posts(count: int = 96) -> list[dict[str, Any]]:
             {
                 "post_id": f"p{number:03}",
                 "group_id": f"g{number:03}",
+                "founders": [f"g{number:03}"],
                 "title": "".join(chosen[:2]),
                 "body": "，".join(chosen[2:]) + "。",
                 "images": [
@@ -79,15 +81,30 @@ def synthetic_posts(count: int = 96) -> list[dict[str, Any]]:
     return posts
 
 
+def write_unique_folder(
+    folder: Path,
+    posts: list[dict[str, Any]],
+    removed: list[dict[str, Any]] | None = None,
+    conflicts: list[dict[str, Any]] | None = None,
+) -> None:
+    """A unique_posts folder of one week; `conflicts` are posts of UNIQUE_POSTS that stand aside, with a set_id each."""
+    for name, rows in (("posts", posts), ("set_aside", conflicts or [])):
+        (folder / name).mkdir(parents=True)
+        write_table(
+            folder / name / "2026-02-16.parquet", UNIQUE_POSTS, [pa.RecordBatch.from_pylist(rows, UNIQUE_POSTS)]
+        )
+    pq.write_table(pa.Table.from_pylist(removed or [], REMOVED), folder / "removed.parquet")
+    pq.write_table(pa.Table.from_pylist(conflicts or [], LABEL_CONFLICTS), folder / "label_conflicts.parquet")
+
+
 def make_splits(folder: Path, profile: Profile = PROFILE, count: int = 96) -> Path:
     """train / validation / calibration / test as sharegpt_splits writes them."""
-    posts, outcomes = folder / "posts.parquet", folder / "outcomes.parquet"
-    write_table(posts, UNIQUE_POSTS, [pa.RecordBatch.from_pylist(synthetic_posts(count), schema=UNIQUE_POSTS)])
+    unique, outcomes = folder / "unique", folder / "outcomes.parquet"
+    write_unique_folder(unique, synthetic_posts(count))
     pq.write_table(OUTCOMES.empty_table(), outcomes)
-    pq.write_table(REMOVED.empty_table(), folder / "removed.parquet")
     out = folder / "splits"
     out.mkdir()
-    built = write_splits(posts, outcomes, POLICY, profile, out)
+    built = write_splits(unique, outcomes, POLICY, profile, out)
     assert all(check.passed for check in built.checks if check.blocking), built.checks
     return out
 

@@ -147,7 +147,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
         assert Path(shown_["folder"]).parent == workspace.root / key / FIRST
         assert shown_["dagster/row_count"] == rows_in(shown_["folder"], "posts")
         assert shown_["quarantined"] == rows_in(shown_["folder"], "quarantine")
-    assert unique["dagster/row_count"] == rows_in(unique["folder"], "posts")
+    assert unique["dagster/row_count"] == rows_in(unique["folder"], f"posts/{FIRST}-0000")
     assert unique["removed"] == rows_in(unique["folder"], "removed")
     assert outcomes["dagster/row_count"] == rows_in(outcomes["folder"], "outcomes") == 1
     assert splits["dagster/row_count"] == sum(rows_in(splits["folder"], name) for name in SPLITS)
@@ -158,7 +158,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
     assert (unique["dagster/row_count"], unique["removed"], unique["weeks"]) == (30, 1, 1)
     assert (splits["dagster/row_count"], splits["corrected_on_appeal"]) == (30, 1)
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
-    assert len(result.get_asset_check_evaluations()) == 1 + 2 + 1 + 5
+    assert len(result.get_asset_check_evaluations()) == 1 + 2 + 2 + 5
 
     # the versions that Dagster knows are the folders' names
     for key, shown_ in (("raw_posts", raw), ("unique_posts", unique), ("sharegpt_splits", splits)):
@@ -427,4 +427,4 @@ def test_posts_of_another_source_in_the_same_data_folder_are_left_out_and_said_s
     assert shown.escape(FIRST) in str(metadata(later, "unique_posts")["weeks_of_other_sources"])
     unique = elsewhere.store.latest("unique_posts")
     assert unique is not None
-    assert set(pq.read_table(unique.file("posts.parquet"), columns=["week"])["week"].to_pylist()) == {"2026-02-23"}
+    assert set(pq.read_table(unique.file("posts"), columns=["week"])["week"].to_pylist()) == {"2026-02-23"}

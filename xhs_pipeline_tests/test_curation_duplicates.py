@@ -3,13 +3,20 @@
 import random
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from xhs_pipeline.curation.duplicates import Duplicates, find_duplicates
+from xhs_pipeline.artifacts import Artifact, digest
+from xhs_pipeline.curation.unique import write_unique
+from xhs_pipeline.posts.schema import CLEAN_POSTS, write_table
 from xhs_pipeline_tests.test_curation_duplicates_texts import corpus, sentence
 
 DAY = datetime(2026, 2, 16, tzinfo=UTC)
@@ -33,16 +40,54 @@ def post(post_id: str, text: str = LONG, images: tuple[str, ...] = (), day: int 
     } | other
 
 
-def run(*posts: dict[str, Any]) -> tuple[Duplicates, dict[str, str], dict[str, tuple[str | None, str]]]:
-    """The result, the group of each post, and (kept post, reason) of each removed one; rows are accounted for."""
-    table = pa.Table.from_pylist(list(posts))
-    table = table.set_column(
-        table.column_names.index("image_hashes"), "image_hashes", table["image_hashes"].cast(pa.list_(pa.string()))
-    )
-    found = find_duplicates(table)
-    assert int(found.kept.sum()) + found.removed.num_rows == len(posts) == len(found.group_ids)
-    groups = dict(zip(table["post_id"].to_pylist(), found.group_ids.to_pylist(), strict=True))
-    removed = {row["post_id"]: (row["kept_post_id"], row["reason"]) for row in found.removed.to_pylist()}
+def clean_weeks(folder: Path, posts: list[dict[str, Any]]) -> dict[str, Artifact]:
+    """The posts as clean_posts of their weeks, in the order given."""
+    weeks: dict[str, Artifact] = {}
+    for week in sorted({str(row["week"]) for row in posts}):
+        rows = [row | {"images": []} for row in posts if row["week"] == week]
+        content = digest([{**row, "created_at": str(row["created_at"])} for row in rows])
+        place = folder / week / content
+        if not place.exists():
+            place.mkdir(parents=True)
+            write_table(place / "posts.parquet", CLEAN_POSTS, [pa.RecordBatch.from_pylist(rows, CLEAN_POSTS)])
+        weeks[week] = Artifact("clean_posts", place, {"content": content})
+    return weeks
+
+
+@dataclass(frozen=True)
+class Found:
+    """A unique_posts folder read back: rows as dicts, `kept` and `aside` without images, the older weeks first."""
+
+    kept: list[dict[str, Any]]
+    aside: list[dict[str, Any]]
+    removed: list[dict[str, Any]]
+    conflicts: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Found":
+        kept, aside = (
+            [row for file in sorted((folder / name).glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+            for name in ("posts", "set_aside")
+        )
+        removed, conflicts = (
+            pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("removed", "label_conflicts")
+        )
+        return cls(kept, aside, removed, conflicts)
+
+
+def run(
+    *posts: dict[str, Any], trusted: Sequence[str] = ("appeal",)
+) -> tuple[Found, dict[str, str], dict[str, tuple[str | None, str]]]:
+    """What was written, the group of each post, and (kept post, reason) of each removed one; rows are accounted for."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name) / "work"
+        work.mkdir()
+        built = write_unique(clean_weeks(Path(name), list(posts)), work, trusted, log=str)
+        assert all(check.passed for check in built.checks) and built.counts["rows_in"] == len(posts)
+        found = Found.read(work)
+    removed = {row["post_id"]: (row["kept_post_id"], row["reason"]) for row in found.removed}
+    groups = {row["post_id"]: row["group_id"] for row in (*found.kept, *found.aside)}
+    groups |= {gone: groups[kept] for gone, (kept, _) in removed.items() if kept}
     return found, groups, removed
 
 
@@ -111,23 +156,50 @@ def test_contradicting_labels_leave_together_unless_an_appeal_decides() -> None:
     bad: dict[str, Any] = {"verdict": "remove", "category": "诈骗"}
     found, _, removed = run(post("one"), post("two", day=1, **bad), post("apart", images=(A,), day=2))
     assert removed == {"one": (None, "label_conflict"), "two": (None, "label_conflict")}
-    assert [(row["post_id"], row["group_id"], row["category"]) for row in found.label_conflicts.to_pylist()] == [
+    assert [(row["post_id"], row["group_id"], row["category"]) for row in found.conflicts] == [
         ("one", "one", "正常"), ("two", "one", "诈骗"),
     ]  # fmt: skip
     found, _, removed = run(
         post("one", rationale="长"), post("two", day=1, label_source="appeal", **bad), post("three", day=2)
     )
     assert removed == {"one": ("two", "exact_duplicate"), "three": ("two", "exact_duplicate")}
-    assert found.label_conflicts.num_rows == 0
+    assert not found.conflicts
     _, _, removed = run(post("one", label_source="appeal"), post("two", day=1, label_source="appeal", **bad))
     assert {reason for _, reason in removed.values()} == {"label_conflict"}
+
+
+def test_of_several_trusted_sources_the_first_one_decides_and_none_that_contradicts_itself() -> None:
+    bad: dict[str, Any] = {"verdict": "remove", "category": "诈骗"}
+    trusted = ("appeal", "expert")
+    one, two = post("one", label_source="expert"), post("two", day=1, label_source="expert", **bad)
+    _, _, removed = run(post("zero", day=5, **bad), one, trusted=trusted)
+    assert removed == {"zero": ("one", "exact_duplicate")}
+    _, _, removed = run(one, two, post("three", day=2, label_source="appeal", **bad), trusted=trusted)
+    assert removed == {"one": ("three", "exact_duplicate"), "two": ("three", "exact_duplicate")}
+    found, _, removed = run(one, two, post("three", day=2), trusted=trusted)
+    assert {reason for _, reason in removed.values()} == {"label_conflict"} and len(removed) == 3
+    assert {row["set_id"] for row in found.conflicts} == {"one"} == {row["group_id"] for row in found.aside}
+    assert [row["post_id"] for row in found.aside] == ["one", "two", "three"]
+    _, _, removed = run(one, post("three", day=2, **bad), trusted=())
+    assert {reason for _, reason in removed.values()} == {"label_conflict"}, "where nobody is trusted nobody decides"
+    _, _, removed = run(post("plain"), post("expert", label_source="expert", day=1), trusted=trusted)
+    assert removed == {"plain": ("expert", "exact_duplicate")}
+
+
+def test_perceptual_hashes_of_any_length_are_compared_with_those_of_the_same_length() -> None:
+    long = "0f" * 32
+    other = f"{int(long, 16) ^ 1 << 255 ^ 1 << 3:064x}"
+    _, _, removed = run(post("one", images=(long,)), post("two", images=(other,), day=1))
+    assert removed == {"two": ("one", "near_duplicate")}
+    _, groups, removed = run(post("one", "", (long,)), post("two", "", (other,), 1), post("cut", "", (long[:16],), 2))
+    assert removed == {"two": ("one", "near_duplicate")} and groups == {"one": "one", "two": "one", "cut": "cut"}
 
 
 def test_a_post_that_comes_again_in_a_later_week_is_removed_there() -> None:
     table = [post("same", "后来又改过的另一段文字" * 4, day=8), post("same", day=1)]
     found, _, _ = run(*table)
-    assert found.kept.tolist() == [False, True]
-    assert found.removed.to_pylist() == [
+    assert [row["body"] for row in found.kept] == [LONG]
+    assert found.removed == [
         {"post_id": "same", "kept_post_id": "same", "reason": "repeated_post_id", "similarity": None}
     ]
 
@@ -146,10 +218,8 @@ def test_the_result_does_not_depend_on_the_order_of_rows() -> None:
     for _ in range(4):
         generator.shuffle(posts)
         found, groups, _ = run(*posts)
-        kept = sorted(
-            (p["post_id"], p["body"], str(p["created_at"])) for p, k in zip(posts, found.kept, strict=True) if k
-        )
-        outcome = (kept, groups, found.removed.to_pylist(), found.label_conflicts.to_pylist())
+        kept = sorted((p["post_id"], p["body"], str(p["created_at"]), p["founders"]) for p in found.kept)
+        outcome = (kept, groups, found.removed, found.conflicts)
         reference = reference or outcome
         assert outcome == reference
     assert reference is not None and reference[2] and reference[3]
@@ -165,19 +235,21 @@ def test_thousands_of_copies_and_of_images_under_one_text_take_linear_time() -> 
     started = time.process_time()
     found, groups, removed = run(*copies, *album)
     assert time.process_time() - started < 30, "about 1 s when linear"
-    assert found.removed.num_rows == 4_999 and {kept for kept, _ in removed.values()} == {"c00000"}
+    assert len(found.removed) == 4_999 and {kept for kept, _ in removed.values()} == {"c00000"}
     assert set(groups.values()) == {"c00000", "i00000"}
 
 
-def test_no_posts_give_an_empty_result() -> None:
-    table = pa.table({name: pa.array([], pa.string()) for name in post("x") if name != "image_hashes"})
-    found = find_duplicates(table.append_column("image_hashes", pa.array([], pa.list_(pa.string()))))
-    assert len(found.kept) == len(found.group_ids) == found.removed.num_rows == found.label_conflicts.num_rows == 0
+def test_no_posts_give_an_empty_result(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    write_table(tmp_path / "posts.parquet", CLEAN_POSTS, [])
+    built = write_unique({"2026-02-16": Artifact("clean_posts", tmp_path, {"content": "0"})}, work, [], log=str)
+    assert Found.read(work) == Found([], [], [], []) and built.counts["groups"] == 0
 
 
 def test_importing_curation_loads_neither_numba_nor_torch() -> None:
     code = (
-        "import sys; import xhs_pipeline.curation.clean, xhs_pipeline.curation.duplicates; "
+        "import sys; import xhs_pipeline.curation.clean, xhs_pipeline.curation.unique; "
         "print(sorted({'numba', 'torch', 'dagster', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -33,7 +33,7 @@ WEEKLY = ("raw_posts", "clean_posts")
 FILES = {
     "raw_posts": {"posts.parquet", "quarantine.parquet"},
     "clean_posts": {"posts.parquet", "quarantine.parquet", "dropped_images.parquet"},
-    "unique_posts": {"posts.parquet", "removed.parquet", "label_conflicts.parquet"},
+    "unique_posts": {f"posts/{WEEK}-0000.parquet", "removed.parquet", "label_conflicts.parquet"},
     "appeal_outcomes": {"outcomes.parquet", "quarantine.parquet"},
     "sharegpt_splits": {f"{s}.parquet" for s in ("train", "validation", "calibration", "test")} | {"dataset_info.json"},
     "base_model": {"checkpoint.json", "model/config.json", "model/tokenizer.json", "model/preprocessor_config.json"},
@@ -186,8 +186,9 @@ def test_every_row_of_the_source_is_kept_quarantined_or_removed_as_a_duplicate(p
     source = TRUTH["weeks"][WEEK]["rows"]
     assert source == rows(raw, "posts.parquet") + rows(raw, "quarantine.parquet")
     assert rows(raw, "posts.parquet") == rows(clean, "posts.parquet") + rows(clean, "quarantine.parquet")
-    assert rows(clean, "posts.parquet") == rows(unique, "posts.parquet") + rows(unique, "removed.parquet")
-    assert rows(unique, "posts.parquet") == sum(
+    kept = pq.read_table(unique.file("posts"), columns=["post_id"]).num_rows
+    assert rows(clean, "posts.parquet") == kept + rows(unique, "removed.parquet")
+    assert kept + splits.manifest["counts"]["brought_back_on_appeal"] == sum(
         rows(splits, f"{name}.parquet") for name in ("train", "validation", "calibration", "test")
     )
     trained = place.latest("adapter").manifest["counts"]
@@ -396,7 +397,7 @@ def test_the_next_week_leaves_the_first_weeks_posts_alone_and_joins_them(
     assert before and times(place.data / "clean_posts" / WEEK) == before
     clean = {week: place.latest("clean_posts", week) for week in (WEEK, NEXT_WEEK)}
     unique = place.latest("unique_posts")
-    table = pq.read_table(unique.file("posts.parquet"), columns=["post_id", "week"]).to_pylist()
+    table = pq.read_table(unique.file("posts"), columns=["post_id", "week"]).to_pylist()
     assert {row["week"] for row in table} == {WEEK, NEXT_WEEK}
     assert sum(rows(c, "posts.parquet") for c in clean.values()) == len(table) + rows(unique, "removed.parquet")
     assert {f"clean_posts/{week}" for week in clean} == set(unique.manifest["inputs"])

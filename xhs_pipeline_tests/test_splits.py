@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -18,7 +17,6 @@ from xhs_pipeline.appeals.outcomes import OUTCOMES, derive_outcomes
 from xhs_pipeline.artifacts import ArtifactStore, Built, RejectedArtifact, read_json
 from xhs_pipeline.curation.text import ELISION
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
 from xhs_pipeline.splits.conversation import (
@@ -30,7 +28,8 @@ from xhs_pipeline.splits.conversation import (
     to_messages,
 )
 from xhs_pipeline.splits.grouping import SPLITS, split_of
-from xhs_pipeline.splits.sharegpt import SHAREGPT, write_splits
+from xhs_pipeline.splits.sharegpt import SHAREGPT, groups_trained_and_tested, write_splits
+from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import KEY, event, lines
 
 POLICY = load_policy()
@@ -146,19 +145,27 @@ def test_a_rationale_cannot_write_a_second_answer() -> None:
 
 def test_a_group_has_one_split_that_nothing_but_its_name_and_the_seed_decides() -> None:
     names = [f"g-{n}" for n in range(200)]
-    placed = {name: split_of(name, PROFILE) for name in names}
-    assert placed == {name: split_of(name, PROFILE) for name in reversed(names)}
+    placed = {name: split_of([name], PROFILE) for name in names}
+    assert placed == {name: split_of([name], PROFILE) for name in reversed(names)}
     other = PROFILE.model_copy(update={"seed": 1})
-    assert placed != {name: split_of(name, other) for name in names}
+    assert placed != {name: split_of([name], other) for name in names}
     # for ever: another answer here would move posts of published weeks between train and test
     assert [n for n in range(60) if placed[f"g-{n}"] == "test"] == [10, 17, 22, 39, 42, 49, 50, 51]
 
 
 def test_the_splits_take_about_their_shares() -> None:
-    counted = Counter(split_of(f"group {n}", PROFILE) for n in range(20_000))
+    counted = Counter(split_of([f"group {n}"], PROFILE) for n in range(20_000))
     shares = {name: counted[name] / 20_000 for name in SPLITS}
     expected = {"train": 0.65, "validation": 0.1, "calibration": 0.05, "test": 0.2}
     assert shares == {name: pytest.approx(share, abs=0.01) for name, share in expected.items()}
+
+
+def test_the_founder_with_the_strongest_split_takes_the_group_with_it() -> None:
+    of = {split: next(n for n in range(500) if split_of([f"g-{n}"], PROFILE) == split) for split in SPLITS}
+    names = {split: f"g-{number}" for split, number in of.items()}
+    for weaker, stronger in [("train", "validation"), ("validation", "calibration"), ("calibration", "test")]:
+        assert split_of([names[weaker], names[stronger]], PROFILE) == stronger
+        assert split_of([names[stronger], names[weaker], names["train"]], PROFILE) == stronger
 
 
 # --- balance ------------------------------------------------------------------------------------------------------------
@@ -248,6 +255,7 @@ def post(number: int, *, images: int = 0, **changes: Any) -> dict[str, Any]:
         "label_source": "source",
         "author_hash": "0" * 32,
         "group_id": f"g-{number // 2}",
+        "founders": [f"g-{number // 2}"],
         "schema_version": 1,
         "match_text": f"标题{number}正文{number}",
         "image_hashes": ["0" * 16] * images,
@@ -256,13 +264,11 @@ def post(number: int, *, images: int = 0, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def posts_file(folder: Path, posts: list[dict[str, Any]], removed: dict[str, str | None] | None = None) -> Path:
+def posts_folder(folder: Path, posts: list[dict[str, Any]], removed: dict[str, str | None] | None = None) -> Path:
     """A unique_posts folder; `removed` maps the post_id of a removed duplicate to the post that was kept for it."""
-    file = folder / "posts.parquet"
     gone = [{"post_id": old, "kept_post_id": new, "reason": "near_duplicate"} for old, new in (removed or {}).items()]
-    write_table(folder / "removed.parquet", REMOVED, [pa.RecordBatch.from_pylist(gone, REMOVED)])
-    write_table(file, UNIQUE_POSTS, [pa.RecordBatch.from_pylist(posts, UNIQUE_POSTS)])
-    return file
+    write_unique_folder(folder / "unique", posts, gone)
+    return folder / "unique"
 
 
 def outcomes_file(folder: Path, *events: dict[str, Any]) -> Path:
@@ -280,7 +286,7 @@ def write(
     profile = PROFILE.model_copy(update=settings)
     work = folder / "work"
     work.mkdir()
-    built = write_splits(posts_file(folder, posts), outcomes_file(folder, *events), POLICY, profile, work)
+    built = write_splits(posts_folder(folder, posts), outcomes_file(folder, *events), POLICY, profile, work)
     return work, built, {name: pq.read_table(work / f"{name}.parquet").to_pylist() for name in SPLITS}
 
 
@@ -524,7 +530,7 @@ def test_alike_rationales_are_warned_about_and_do_not_stop(tmp_path: Path) -> No
 def test_a_label_that_the_policy_does_not_allow_publishes_no_splits(tmp_path: Path) -> None:
     posts = [*sample(40), post(41, verdict="pass", category="诈骗")]
     store = ArtifactStore(tmp_path / "data")
-    arguments = (posts_file(tmp_path, posts), outcomes_file(tmp_path), POLICY, PROFILE)
+    arguments = (posts_folder(tmp_path, posts), outcomes_file(tmp_path), POLICY, PROFILE)
     with pytest.raises(RejectedArtifact, match=r"1 of 41 rows have a label that the policy does not allow"):
         store.build(
             "sharegpt_splits", lambda work: write_splits(*arguments, work), inputs={}, settings={}, code_version="1"
@@ -545,7 +551,7 @@ def test_posts_that_leave_nothing_to_train_on_are_an_error(tmp_path: Path) -> No
 def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it(tmp_path: Path) -> None:
     kept = post(1, verdict="remove", category="诈骗", severity=3)
     others = [post(n) for n in range(2, 40)]
-    file = posts_file(tmp_path, [kept, *others], removed={"gone": kept["post_id"], "in-conflict": None})
+    folder = posts_folder(tmp_path, [kept, *others], removed={"gone": kept["post_id"], "in-conflict": None})
     appeals = outcomes_file(
         tmp_path,
         event(1, "filed", post_id="gone", verdict="remove", category="诈骗"),
@@ -553,11 +559,54 @@ def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it
     )
     work = tmp_path / "work"
     work.mkdir()
-    built = write_splits(file, appeals, POLICY, PROFILE, work)
+    built = write_splits(folder, appeals, POLICY, PROFILE, work)
     rows = [row for name in SPLITS for row in pq.read_table(work / f"{name}.parquet").to_pylist()]
     corrected = next(row for row in rows if row["post_id"] == kept["post_id"])
     assert (corrected["verdict"], corrected["category"], corrected["label_source"]) == ("pass", "正常", "appeal")
     assert built.counts["corrected_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_last_one_decided(tmp_path: Path) -> None:
+    aside = [post(n, set_id=f"set-{n // 50}", group_id=f"g-{n}", images=n % 2) for n in (50, 51, 52, 100, 101)]
+    folder = tmp_path / "unique"
+    gone = [{"post_id": row["post_id"], "reason": "label_conflict"} for row in aside]
+    write_unique_folder(folder, [post(n) for n in range(40)], gone, aside)
+    appeals = outcomes_file(
+        tmp_path,
+        event(1, "filed", appeal="a-1", post="p-52", verdict="remove", category="诈骗"),
+        event(2, "filed", appeal="a-2", post="p-51", verdict="remove", category="诈骗"),
+        event(3, "upheld", appeal="a-2", post="p-51"),
+        event(4, "overturned", appeal="a-1", post="p-52"),
+        event(5, "filed", appeal="a-3", post="p-101", verdict="remove", category="诈骗"),
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(folder, appeals, POLICY, PROFILE, work)
+    assert failed(built) == []
+    splits = {name: pq.read_table(work / f"{name}.parquet").to_pylist() for name in SPLITS}
+    rows = rows_of(splits)
+    assert set(rows) == {f"p-{n}" for n in range(40)} | {"p-52"}, "an appeal that is still open brings nothing back"
+    assert (rows["p-52"]["verdict"], rows["p-52"]["label_source"], rows["p-52"]["title"]) == (
+        "pass",
+        "appeal",
+        "标题52",
+    )
+    assert built.counts["brought_back_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_an_older_adapter_knows_a_test_group_that_has_joined_one_it_was_trained_on(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    trained, tested = (
+        next(n for n in range(0, 400, 2) if split_of([f"g-{n // 2}"], PROFILE) == s) for s in ("train", "test")
+    )
+    for folder in (old, new):
+        folder.mkdir()
+    write(old, sample())
+    assert groups_trained_and_tested(old / "work", old / "work") == 0
+    both = {"group_id": f"g-{trained // 2}", "founders": sorted([f"g-{trained // 2}", f"g-{tested // 2}"])}
+    write(new, [row | both if row["group_id"] in both["founders"] else row for row in sample()])
+    assert groups_trained_and_tested(old / "work", new / "work") == 1
+    assert groups_trained_and_tested(new / "work", new / "work") == 0
 
 
 @pytest.mark.parametrize(

@@ -108,19 +108,25 @@ def clean_posts(
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet", "numba"},
-    code_version="1",
+    code_version="2",
     description="The best post of every set of duplicates over ALL weeks; the rest stands in removed.parquet with the post it repeats. "
-    "group_id names posts that must share a split. Duplicates with conflicting labels go to label_conflicts.parquet for review.",
+    "group_id names posts that must share a split. Duplicates with conflicting labels go to label_conflicts.parquet for review. "
+    "A new week is compared with the index of the weeks before it; the result is that of all weeks at once.",
     check_specs=[
         check(
             "unique_posts", "rows_accounted", "Clean posts of all weeks = unique posts + removed, counted in the files"
-        )
+        ),
+        check(
+            "unique_posts",
+            "conflicts_set_aside",
+            "Every post of label_conflicts is there in full, for an appeal to bring back",
+        ),
     ],
 )
 def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-    from xhs_pipeline.curation.stages import write_unique
+    from xhs_pipeline.curation.unique import write_unique
 
-    store = workspace.store
+    store, trusted_sources = workspace.store, load_policy().trusted_sources
     with refusals():
         source = str(workspace.load_source().file.resolve())
     weeks, others = {}, {}
@@ -139,12 +145,13 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
         )
 
     def describe(artifact: Artifact) -> dict[str, Any]:
-        posts, removed = artifact.file("posts.parquet"), artifact.file("removed.parquet")
+        posts, removed = artifact.file("posts"), artifact.file("removed.parquet")
         return {
-            "dagster/row_count": pq.read_metadata(posts).num_rows,
+            "dagster/row_count": sum(pq.read_metadata(part).num_rows for part in posts.glob("*.parquet")),
             "removed": pq.read_metadata(removed).num_rows,
             "groups": artifact.manifest["counts"]["groups"],
             "weeks": len(weeks),
+            "weeks_folded": artifact.manifest["counts"]["weeks_folded"],
             "weeks_of_other_sources": shown.table(["week", "source"], others.items()) if others else "none",
             "removed_by_reason": shown.counts(shown.count_column(removed, "reason"), "reason"),
             "categories": shown.counts(shown.count_column(posts, "category"), "category"),
@@ -154,12 +161,17 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
             ),
         }
 
+    # Spares comparing the weeks that it has; the result is the same without. Another code version may have another index.
+    previous = store.latest("unique_posts")
+    code_version = context.assets_def.code_versions_by_key[context.asset_key]
+    if previous and previous.manifest["code_version"] != code_version:
+        previous = None
     return publish(
         context,
         store,
-        lambda work: write_unique([artifact.file("posts.parquet") for artifact in weeks.values()], work),
+        lambda work: write_unique(weeks, work, trusted_sources, previous, context.log.info),
         inputs={f"clean_posts/{week}": artifact for week, artifact in weeks.items()},
-        settings={},
+        settings={"trusted_sources": list(trusted_sources)},
         describe=describe,
     )
 

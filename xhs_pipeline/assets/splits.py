@@ -63,7 +63,7 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
-    code_version="1",
+    code_version="2",
     description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "
     "A duplicate group never crosses a split, appeals correct labels, and only train is balanced by quotas.",
     check_specs=[
@@ -91,6 +91,7 @@ def sharegpt_splits(
             **{f"{name}_rows": count for name, count in rows.items()},
             "left_out_by_quota": counts["left_out_by_quota"],
             "corrected_on_appeal": counts["corrected_on_appeal"],
+            "brought_back_on_appeal": counts["brought_back_on_appeal"],
             "appeals_without_post": counts["appeals_without_post"],
             "categories": shown.table(
                 ["category", *labels], [[c, *(labels[name][c] for name in labels)] for c in policy.category_names]
@@ -104,9 +105,7 @@ def sharegpt_splits(
     return publish(
         context,
         store,
-        lambda work: write_splits(
-            unique.file("posts.parquet"), outcomes.file("outcomes.parquet"), policy, settings, work
-        ),
+        lambda work: write_splits(unique.path, outcomes.file("outcomes.parquet"), policy, settings, work),
         inputs={"unique_posts": unique, "appeal_outcomes": outcomes},
         settings={"policy": policy.wording, **settings_of(settings, "sharegpt_splits")},
         describe=describe,

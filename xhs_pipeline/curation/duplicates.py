@@ -1,4 +1,4 @@
-"""Which posts say the same, which one of them stays, and which labels contradict each other. Pure over Arrow; writes nothing.
+"""What to do about posts that say the same: which one of them stays, and which labels contradict each other. Writes nothing.
 
 Two relations, on purpose different:
 - a GROUP holds posts whose texts are equal or near, whatever their images: they must stay in one split.
@@ -7,91 +7,122 @@ Two relations, on purpose different:
 An equal image alone joins nothing, or every user of one stock photo would end up in one group; it counts only where the
 texts are too short (under 4 characters) to say anything.
 
-Not built yet: weeks one at a time, and groups that never change sides. All weeks are compared anew, and a group takes the id of
-its oldest post, so when a later post connects two groups, the younger one changes its id and may leave the test split. What is
-decided, so that it can be built without changing results:
-- The index is an artefact of its own, a segment a week that is never rewritten: the week's distinct texts (Arrow, mapped), of
-  every band the entries (key << 32 | text) in order, and post_id, week and founder. write_unique stays a function of weeks and
-  index; the index of week N is made from that of week N - 1 and week N.
-- Texts are numbered as they arrive, and whom a member of a bucket is compared with depends on its place in the bucket alone
-  (minhash.REPRESENTATIVES), so merging a week's sorted entries into each band and comparing only its members gives the
-  pairs that all weeks at once give. Weeks are always folded in, from an empty index too: one code path, equal by construction.
-- founder = the group_id that a post had in its first week, and it stays. A group has the founders of its members; a split
-  goes by all of them, and test wins over calibration, validation and train in that order. So nothing leaves test; it can gain.
-- Which post is kept is decided anew only in groups that the week touched.
+Weeks arrive one at a time (fold.py), and what they find is kept in an index (index.py), a segment a week:
+- Whom a text is compared with depends on its place in a bucket alone, never on what is already connected, and weeks are always
+  folded in calendar order. So a week costs what is in it, and gives exactly what all weeks at once give.
+- group_id is the post_id of the group's oldest post. When a later post connects two groups, the younger one takes the older
+  one's id.
+- A post's FOUNDER is the group_id that it had in its first week, and it stays. A group has the founders of all its members, and
+  its split goes by all of them (splits/grouping.py): a group that ever touched test stays there, whatever it grows into.
+- Which post is kept depends on the group's posts alone, not on how they came together, so it is decided anew only in groups
+  that a new week touched.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from xhs_pipeline.curation.groups import (
-    CANDIDATES,
-    TRUSTED_SOURCE,
-    Aged,
-    Post,
-    SimilarTexts,
-    image_chunks,
-    images_agree,
-)
+from xhs_pipeline.curation.groups import CANDIDATES, Post, SimilarTexts, image_keys, images_agree, parse_images
+from xhs_pipeline.curation.index import Index, Numbers
 from xhs_pipeline.posts.schema import REMOVED
 
+# set_id: the best post of the duplicate set whose labels contradict each other.
 LABEL_CONFLICTS = pa.schema(
-    [(name, pa.string()) for name in ("post_id", "group_id", "verdict", "category", "label_source")]
+    [(name, pa.string()) for name in ("post_id", "group_id", "set_id", "verdict", "category", "label_source")]
 )
-NO_IMAGE = (-1, 0)
+
+KEPT, EXACT, NEAR, REPEATED, CONFLICT = range(5)
+REASONS = pa.array([None, "exact_duplicate", "near_duplicate", "repeated_post_id", "label_conflict"])
+NO_IMAGE = -1
+# Posts that are turned into objects at a time.
+POSTS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
-class Duplicates:
-    """The outcome for a table of n posts: `kept` (bool mask) and `group_ids` (string) in its row order.
+class Decisions:
+    """Of every post, by number: why it is not kept (KEPT: it is), the post that stands for it, and how alike the two are.
 
-    `removed` (REMOVED) holds every other row once; kept_post_id is null for label conflicts, similarity null for repeated ids.
-    `label_conflicts` (LABEL_CONFLICTS) lists the contradicting posts, for people to decide.
+    target (int64): itself where kept; under CONFLICT the best post of its duplicate set. similarity (float32) is nan where there
+    is none.
     """
 
-    kept: npt.NDArray[np.bool_]
-    group_ids: pa.StringArray
-    removed: pa.Table
-    label_conflicts: pa.Table
+    reason: npt.NDArray[np.uint8]
+    target: Numbers
+    similarity: npt.NDArray[np.float32]
+
+    @classmethod
+    def undecided(cls, first: Numbers) -> "Decisions":
+        """Every post kept but repeated ids; `first` as index.POSTS has it."""
+        repeated = first != np.arange(len(first))
+        reason = np.where(repeated, REPEATED, KEPT).astype(np.uint8)
+        return cls(reason, first.copy(), np.full(len(first), np.nan, np.float32))
+
+    def removed(self, index: Index) -> pa.Table:
+        """Every post that is not kept (REMOVED), oldest first; kept_post_id is null for label conflicts."""
+        gone = np.flatnonzero(self.reason != KEPT)
+        reason, similarity = self.reason[gone], self.similarity[gone]
+        ids = [index.take_posts(numbers, ["post_id"])["post_id"] for numbers in (gone, self.target[gone])]
+        kept = pc.if_else(pa.array(reason == CONFLICT), pa.scalar(None, pa.string()), ids[1])
+        similar = pa.array(similarity, mask=np.isnan(similarity))
+        return pa.table([ids[0], kept, REASONS.take(pa.array(reason)), similar], schema=REMOVED)
+
+    def conflicts(self, index: Index, leaders: Numbers) -> pa.Table:
+        """The posts whose labels contradict each other (LABEL_CONFLICTS), oldest first."""
+        found = np.flatnonzero(self.reason == CONFLICT)
+        posts = index.take_posts(found, ["post_id", "verdict", "category", "label_source"])
+        for name, numbers in (("group_id", leaders[found]), ("set_id", self.target[found])):
+            posts = posts.append_column(name, index.take_posts(numbers, ["post_id"])["post_id"])
+        return posts.select(LABEL_CONFLICTS.names).cast(LABEL_CONFLICTS)
 
 
-def find_duplicates(posts: pa.Table, threshold: float = 0.8) -> Duplicates:
-    """Group, compare and choose over CLEAN_POSTS columns (images need not be loaded). `threshold` is a Jaccard similarity.
+def decide(
+    decisions: Decisions,
+    places: Numbers,
+    leaders: Numbers,
+    texts: Numbers,
+    index: Index,
+    trusted_sources: Sequence[str],
+    threshold: float,
+) -> None:
+    """Decide the groups whose posts are `places` (sorted by group, then age) and write the outcome into `decisions`.
 
-    A duplicate set keeps its best post (most complete, then label from an appeal, then oldest). If its labels differ, the label
-    of the trusted source wins; without one, or when trusted labels differ too, the whole set is removed as label_conflict.
-    A post_id seen before (in an earlier week) is removed as repeated_post_id. A post with images is never the duplicate of
-    one without. group_id is the post_id of the group's oldest post, a post alone is its own group. The result does not depend
-    on the order of the rows.
+    `leaders` and `texts` give the group and the text node of every post. A duplicate set keeps its best post (most complete,
+    then label from the most trusted source, then oldest). If its labels differ, the label of the most trusted source wins;
+    without a trusted one, or when that source contradicts itself, the whole set is removed as label_conflict. A post with
+    images is never the duplicate of one without.
     """
-    aged = Aged(posts)
-    similar = SimilarTexts(aged.texts, threshold)
-    leaders = aged.leaders(similar)
-    again = np.flatnonzero(~aged.is_first)
-    removed = [
-        (place, {"post_id": post_id, "kept_post_id": post_id, "reason": "repeated_post_id", "similarity": None})
-        for place, post_id in zip(again.tolist(), aged.ids.take(again).to_pylist(), strict=True)
-    ]
-    conflicts: list[tuple[int, dict[str, Any]]] = []
-    for group in aged.groups(leaders):
-        for members in _duplicate_sets(group, similar):
-            records, contradicting = _decide(members, similar)
-            removed += records
-            conflicts += [(post.age, _conflict(post, group[0].post_id)) for post in contradicting]
-    kept = np.ones(len(aged), np.bool_)
-    kept[aged.rows[[place for place, _ in removed]]] = False
-    group_ids = aged.ids.take(leaders).take(np.argsort(aged.rows))
-    return Duplicates(kept, group_ids, _by_age(removed, REMOVED), _by_age(conflicts, LABEL_CONFLICTS))
+    ends = np.append(np.flatnonzero(np.diff(leaders[places])) + 1, len(places)) if len(places) else places
+    start = 0
+    for end, following in zip(ends, [*ends[1:], None][: len(ends)], strict=True):
+        if following is None or following - start > POSTS_AT_ONCE:
+            batch = places[start:end]
+            nodes = np.unique(texts[batch])
+            similar = SimilarTexts(nodes, index.take_texts(nodes), threshold)
+            posts = _posts(batch, texts, index, trusted_sources)
+            for group in np.split(np.arange(len(batch)), np.flatnonzero(np.diff(leaders[batch])) + 1):
+                for members in _duplicate_sets(posts[group[0] : group[-1] + 1], similar):
+                    _decide(members, similar, len(trusted_sources), decisions)
+            start = end
 
 
-def _by_age(records: list[tuple[int, dict[str, Any]]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([record for _, record in sorted(records, key=lambda pair: pair[0])], schema=schema)
+def _posts(places: Numbers, texts: Numbers, index: Index, trusted_sources: Sequence[str]) -> list[Post]:
+    names = ["text_length", "length", "reasoned", "post_id", "hashes", "verdict", "category", "label_source"]
+    table = index.take_posts(places, names)
+    rank = {source: place for place, source in enumerate(trusted_sources)}
+    posts = []
+    for age, text, letters, size, has_reason, post_id, hashes, verdict, category, source in zip(
+        places.tolist(), texts[places].tolist(), *(table[name].to_pylist() for name in names), strict=True
+    ):
+        images = parse_images(hashes)
+        completeness = (len(images), int(has_reason), size)
+        trust = rank.get(source, len(rank))
+        posts.append(Post(age, post_id, text, letters, images, completeness, (verdict, category), trust))
+    return posts
 
 
 def _duplicate_sets(group: list[Post], similar: SimilarTexts) -> Iterator[list[Post]]:
@@ -99,11 +130,11 @@ def _duplicate_sets(group: list[Post], similar: SimilarTexts) -> Iterator[list[P
     equal: dict[tuple[int, tuple[int, ...]], list[Post]] = defaultdict(list)
     for post in sorted(group, key=Post.preference):
         equal[post.text, post.images].append(post)
-    leaders: dict[tuple[int, int], list[int]] = defaultdict(list)
+    leaders: dict[int, list[int]] = defaultdict(list)
     sets: list[list[Post]] = []
     for posts in equal.values():
         best = posts[0]
-        keys = [chunk for image in best.images for chunk in image_chunks(image)] or [NO_IMAGE]
+        keys = image_keys(best.images) or [NO_IMAGE]
         candidates = dict.fromkeys(place for key in keys for place in leaders.get(key, ()))
         for place in candidates:
             if images_agree(best.images, sets[place][0].images) and similar.are_near(best, sets[place][0]):
@@ -117,34 +148,19 @@ def _duplicate_sets(group: list[Post], similar: SimilarTexts) -> Iterator[list[P
     yield from (members for members in sets if len(members) > 1)
 
 
-def _decide(members: list[Post], similar: SimilarTexts) -> tuple[list[tuple[int, dict[str, Any]]], list[Post]]:
-    """Removal records of a duplicate set, best post first, and its posts again if their labels contradict each other."""
+def _decide(members: list[Post], similar: SimilarTexts, untrusted: int, decisions: Decisions) -> None:
+    """One duplicate set, best post first."""
     kept = members[0]
     if len({post.label for post in members}) > 1:
-        trusted = sorted((post for post in members if post.source == TRUSTED_SOURCE), key=Post.preference)
-        if len({post.label for post in trusted}) != 1:
-            return [(post.age, _removal(post, None, "label_conflict", None)) for post in members], members
+        most = min(post.trust for post in members)
+        trusted = sorted((post for post in members if post.trust == most), key=Post.preference)
+        if most == untrusted or len({post.label for post in trusted}) > 1:
+            for post in members:
+                decisions.reason[post.age], decisions.target[post.age] = CONFLICT, kept.age
+            return
         kept = trusted[0]
-    records = []
     for post in members:
-        if post is kept:
-            continue
-        same = post.text == kept.text and post.images == kept.images
-        reason = "exact_duplicate" if same else "near_duplicate"
-        records.append((post.age, _removal(post, kept.post_id, reason, similar.similarity(post, kept))))
-    return records, []
-
-
-def _removal(post: Post, kept_post_id: str | None, reason: str, similarity: float | None) -> dict[str, Any]:
-    return {"post_id": post.post_id, "kept_post_id": kept_post_id, "reason": reason, "similarity": similarity}
-
-
-def _conflict(post: Post, group_id: str) -> dict[str, Any]:
-    verdict, category = post.label
-    return {
-        "post_id": post.post_id,
-        "group_id": group_id,
-        "verdict": verdict,
-        "category": category,
-        "label_source": post.source,
-    }
+        if post is not kept:
+            same = post.text == kept.text and post.images == kept.images
+            decisions.reason[post.age], decisions.target[post.age] = (EXACT if same else NEAR), kept.age
+            decisions.similarity[post.age] = similar.similarity(post, kept)

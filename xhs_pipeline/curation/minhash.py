@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from xhs_pipeline.curation.buckets import NOBODY, Earlier, Entries, root, sort_by_key
 from xhs_pipeline.curation.grams import Texts, jaccard, read_grams
 
 BANDS, ROWS = 24, 6
@@ -67,18 +68,46 @@ def near_duplicate_pairs(texts: Sequence[str] | pa.Array | pa.ChunkedArray | Tex
     characters; memory is the texts as Arrow holds them and about 150 bytes a text. Deterministic for one order of texts.
     """
     texts = Texts(texts)
-    count = len(texts)
-    forest = Forest(count)
-    if count < 2:
-        return forest.pairs()
-    keys = np.empty((BANDS, count), np.uint32)
-    _band_keys(texts.corpus, _multipliers(), keys)
-    buckets, spare = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    forest = Forest(len(texts))
+    keys, entered = band_keys(texts), np.arange(len(texts))
     for band in range(BANDS):
-        forest.found = _link_band(
-            keys, band, buckets, spare, texts.corpus, texts.table, threshold, forest.arrays, forest.found
-        )
+        ordered = band_entries(keys, band, entered)
+        link_near(ordered, NOBODY, texts, threshold, forest)
+        link_near(finer_entries(ordered, NOBODY, keys, band), NOBODY, texts, threshold, forest)
     return forest.pairs()
+
+
+def band_keys(texts: Texts) -> npt.NDArray[np.uint32]:
+    """The LSH keys of every text, (BANDS, texts)."""
+    keys = np.empty((BANDS, len(texts)), np.uint32)
+    _band_keys(texts.corpus, _multipliers(), keys)
+    return keys
+
+
+def band_entries(keys: npt.NDArray[np.uint32], band: int, entered: npt.NDArray[np.int64]) -> Entries:
+    """The sorted entries of one band, of the texts that are `entered` into buckets."""
+    entries = np.empty(len(entered), np.uint64)
+    _entries(keys[band], entered, entries)
+    return sort_by_key(entries, np.empty_like(entries))
+
+
+def finer_entries(ordered: Entries, earlier: Earlier, keys: npt.NDArray[np.uint32], band: int) -> Entries:
+    """The sorted entries of the band's second, finer buckets.
+
+    Of a large bucket, those who are not among the first REPRESENTATIVES meet once more where the next band agrees as well.
+    """
+    entries = np.empty(len(ordered), np.uint64)
+    count = _beyond(ordered, earlier, keys[(band + 1) % BANDS], entries)
+    return sort_by_key(entries[:count].copy(), np.empty(count, np.uint64))
+
+
+def link_near(ordered: Entries, earlier: Earlier, texts: Texts, threshold: float, forest: Forest) -> None:
+    """Compare every member of a bucket with the bucket's first REPRESENTATIVES and add the pairs found to the forest.
+
+    Members of `ordered` and of `earlier` number texts of `texts`.
+    """
+    if len(ordered):
+        forest.found = _link(ordered, earlier, texts.corpus, texts.table, threshold, forest.arrays, forest.found)
 
 
 def _multipliers() -> npt.NDArray[np.uint64]:
@@ -120,62 +149,53 @@ def _band_keys(corpus: Any, multipliers: Any, keys: Any) -> None:
 
 
 @numba.njit(cache=True)
-def sort_by_key(entries: Any, spare: Any) -> Any:
-    """Sort entries (key << 32 | text) by key, stably, by counting digits of 11 bits; returns the sorted array."""
-    for shift in (np.uint64(32), np.uint64(43), np.uint64(54)):
-        starts = np.zeros(2048, np.int64)
-        for entry in entries:
-            starts[(entry >> shift) & np.uint64(2047)] += 1
-        total = 0
-        for digit in range(2048):
-            total, starts[digit] = total + starts[digit], total
-        for entry in entries:
-            digit = (entry >> shift) & np.uint64(2047)
-            spare[starts[digit]] = entry
-            starts[digit] += 1
-        entries, spare = spare, entries
-    return entries
+def _entries(keys: Any, entered: Any, entries: Any) -> None:
+    for index in range(len(entered)):
+        entries[index] = (np.uint64(keys[entered[index]]) << np.uint64(32)) | np.uint64(entered[index])
 
 
 @numba.njit(cache=True)
-def root(parent: Any, node: Any) -> Any:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
+def _beyond(ordered: Any, earlier: Any, following: Any, entries: Any) -> Any:
+    """Write the finer entries of the members past the first REPRESENTATIVES of their bucket; returns how many they are."""
+    keys, starts, _ = earlier
+    count = held = place = 0
+    last = np.uint64(0xFFFFFFFFFFFFFFFF)
+    for entry in ordered:
+        key = entry >> np.uint64(32)
+        if key != last:
+            held, last = 0, key
+            while place < len(keys) and keys[place] < key:
+                place += 1
+            if place < len(keys) and keys[place] == key:
+                held = starts[place + 1] - starts[place]
+        if held < REPRESENTATIVES:
+            held += 1
+        else:
+            finer = np.uint32(key) * np.uint32(0x9E3779B1) ^ following[np.uint32(entry)]
+            entries[count] = (np.uint64(finer) << np.uint64(32)) | np.uint64(np.uint32(entry))
+            count += 1
+    return count
 
 
 @numba.njit(cache=True)
-def _link_band(keys: Any, band: Any, buckets: Any, spare: Any, corpus: Any, table: Any, threshold: Any, forest: Any, found: Any) -> Any:  # fmt: skip
-    for text in range(len(buckets)):
-        buckets[text] = (np.uint64(keys[band, text]) << np.uint64(32)) | np.uint64(text)
-    ordered = sort_by_key(buckets, spare)
-    found, waiting = _link_buckets(ordered, corpus, table, threshold, forest, found)
-    # Of a large bucket, those who were not among the first meet once more where the next band agrees as well.
-    following = keys[(band + 1) % BANDS]
-    for index in range(waiting):
-        key = np.uint32(ordered[index] >> np.uint64(32)) * np.uint32(0x9E3779B1) ^ following[np.uint32(ordered[index])]
-        ordered[index] = (np.uint64(key) << np.uint64(32)) | np.uint64(np.uint32(ordered[index]))
-    if waiting:
-        ordered = sort_by_key(ordered[:waiting], np.empty(waiting, np.uint64))
-        found, _ = _link_buckets(ordered, corpus, table, threshold, forest, found)
-    return found
-
-
-@numba.njit(cache=True)
-def _link_buckets(ordered: Any, corpus: Any, table: Any, threshold: Any, forest: Any, found: Any) -> Any:
-    """Compare within buckets; returns the pairs found so far, and how many entries beyond the first of their bucket were
-    moved to the front of `ordered`.
-    """
+def _link(ordered: Any, earlier: Any, corpus: Any, table: Any, threshold: Any, forest: Any, found: Any) -> Any:
+    """Compare within buckets; returns the pairs found so far."""
     parent, lefts, rights, similarities, refused = forest
+    keys, starts, before = earlier
     shift = np.uint64(64 - REFUSED_BITS)
     members = np.empty(REPRESENTATIVES, np.int64)
-    held = waiting = 0
-    last = np.uint64(0)
+    held = place = 0
+    last = np.uint64(0xFFFFFFFFFFFFFFFF)
     for entry in ordered:
         text, key = np.int64(np.uint32(entry)), entry >> np.uint64(32)
         if key != last:
             held, last = 0, key
+            while place < len(keys) and keys[place] < key:
+                place += 1
+            if place < len(keys) and keys[place] == key:
+                for index in range(starts[place], starts[place + 1]):
+                    members[held] = before[index]
+                    held += 1
         for index in range(held):
             other = members[index]
             a, b = root(parent, text), root(parent, other)
@@ -196,7 +216,4 @@ def _link_buckets(ordered: Any, corpus: Any, table: Any, threshold: Any, forest:
         if held < REPRESENTATIVES:
             members[held] = text
             held += 1
-        else:
-            ordered[waiting] = entry
-            waiting += 1
-    return found, waiting
+    return found

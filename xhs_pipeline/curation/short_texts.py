@@ -8,15 +8,16 @@ An edit that adds, drops or changes a digit or a negation says something else (�
 posts are split, but neither is a copy of the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 import pyarrow as pa
 
+from xhs_pipeline.curation.buckets import NOBODY, Earlier, Entries, root, sort_by_key
 from xhs_pipeline.curation.grams import Texts, code_points
-from xhs_pipeline.curation.minhash import REPRESENTATIVES, Forest, Pairs, root, sort_by_key
+from xhs_pipeline.curation.minhash import REPRESENTATIVES, Forest, Pairs
 
 SHORT_MIN, SHORT_MAX = 8, 28
 # What one_edit answers.
@@ -38,6 +39,13 @@ def short_text_pairs(texts: Sequence[str] | pa.Array | pa.ChunkedArray | Texts) 
     """
     texts = Texts(texts)
     forest = Forest(len(texts))
+    for ordered in deletion_entries(texts):
+        link_edits(ordered, NOBODY, texts, forest)
+    return forest.pairs()
+
+
+def deletion_entries(texts: Texts) -> Iterator[Entries]:
+    """Sorted entries under every short text and each of its deletions, in parts from the least keys to the greatest."""
     total = _count_variants(texts.corpus)
     parts = total // _VARIANTS_AT_ONCE + 1
     entries = np.empty(total // parts, np.uint64)
@@ -46,9 +54,15 @@ def short_text_pairs(texts: Sequence[str] | pa.Array | pa.ChunkedArray | Texts) 
         if count > len(entries):
             entries = np.empty(count, np.uint64)
             _variants(texts.corpus, part, parts, entries)
-        ordered = sort_by_key(entries[:count], np.empty(count, np.uint64))
-        forest.found = _link_variants(ordered, texts.corpus, forest.arrays, forest.found)
-    return forest.pairs()
+        ordered = sort_by_key(entries[:count].copy(), np.empty(count, np.uint64))
+        # two deletions of one text that come to the same, as in 好好
+        yield ordered[np.append(True, ordered[1:] != ordered[:-1])] if count else ordered
+
+
+def link_edits(ordered: Entries, earlier: Earlier, texts: Texts, forest: Forest) -> None:
+    """Compare every member of a bucket with the bucket's first REPRESENTATIVES and add the pairs found to the forest."""
+    if len(ordered):
+        forest.found = _link_variants(ordered, earlier, texts.corpus, forest.arrays, forest.found)
 
 
 def edit_similarity(texts: Texts, left: int, right: int) -> float:
@@ -126,7 +140,7 @@ def _variants(corpus: Any, part: Any, parts: Any, entries: Any) -> Any:
                 power *= base
             hashed = (hashed ^ (hashed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
             hashed = (hashed ^ (hashed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-            if (hashed & np.uint64(0xFFFFFFF)) % np.uint64(parts) == np.uint64(part):
+            if ((hashed >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32) == np.uint64(part):
                 if count < len(entries):
                     entries[count] = (hashed & np.uint64(0xFFFFFFFF00000000)) | np.uint64(text)
                 count += 1
@@ -134,18 +148,22 @@ def _variants(corpus: Any, part: Any, parts: Any, entries: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def _link_variants(ordered: Any, corpus: Any, forest: Any, found: Any) -> Any:
+def _link_variants(ordered: Any, earlier: Any, corpus: Any, forest: Any, found: Any) -> Any:
     parent, lefts, rights, similarities, _ = forest
+    keys, starts, before = earlier
     members = np.empty(REPRESENTATIVES, np.int64)
-    held = 0
-    last = np.uint64(0)
+    held = place = 0
+    last = np.uint64(0xFFFFFFFFFFFFFFFF)
     for entry in ordered:
         text, key = np.int64(np.uint32(entry)), entry >> np.uint64(32)
         if key != last:
             held, last = 0, key
-        if held and members[held - 1] == text:
-            # two deletions of one text that come to the same, as in 好好
-            continue
+            while place < len(keys) and keys[place] < key:
+                place += 1
+            if place < len(keys) and keys[place] == key:
+                for index in range(starts[place], starts[place + 1]):
+                    members[held] = before[index]
+                    held += 1
         for index in range(held):
             a, b = root(parent, text), root(parent, members[index])
             if a == b:

@@ -1,4 +1,4 @@
-"""clean_posts and unique_posts as functions over folders: streaming, counting, and checking what was written."""
+"""clean_posts as a function over folders: streaming, counting, and checking what was written."""
 
 import contextlib
 import hashlib
@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import Built, CheckOutcome
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanSettings, clean_stream
-from xhs_pipeline.curation.duplicates import LABEL_CONFLICTS, find_duplicates
-from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, REMOVED, UNIQUE_POSTS, TableWriter
+from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, TableWriter
 from xhs_pipeline.posts.stages import rows_accounted
 
 # A worker costs half a second of a core to start, which this many posts make up for even without images.
@@ -98,44 +97,3 @@ def _read_back(file: Path, decoded: Sequence[pa.RecordBatch]) -> tuple[int, int]
             images += 1
             broken += not image.is_valid or hashlib.sha256(image.as_buffer()).digest() != next(expected, None)
     return images, broken + sum(1 for _ in expected)
-
-
-LIGHT = [
-    "post_id", "title", "body", "match_text", "image_hashes", "created_at", "week", "verdict", "category", "rationale", "label_source",
-]  # fmt: skip
-
-
-def write_unique(weeks: Sequence[Path], work: Path) -> Built:
-    """Remove duplicates over all weeks' clean posts into posts, removed and label_conflicts.parquet.
-
-    Memory holds texts and hashes of all posts, and one batch of images.
-    """
-    light = pa.concat_tables([pq.read_table(file, columns=LIGHT) for file in weeks])
-    found = find_duplicates(light)
-    with TableWriter(work / "posts.parquet", UNIQUE_POSTS) as posts:
-        for batch in _kept(weeks, pa.array(found.kept, pa.bool_()), found.group_ids):
-            posts.write(batch)
-    pq.write_table(found.removed.cast(REMOVED), work / "removed.parquet", compression="zstd")
-    pq.write_table(found.label_conflicts.cast(LABEL_CONFLICTS), work / "label_conflicts.parquet", compression="zstd")
-    kept, removed = (pq.read_metadata(work / f"{name}.parquet").num_rows for name in ("posts", "removed"))
-    counts = {
-        "rows_in": light.num_rows, "posts": kept, "removed": removed, "weeks": len(weeks),
-        "label_conflicts": found.label_conflicts.num_rows,
-        "groups": len(pc.unique(pq.read_table(work / "posts.parquet", columns=["group_id"])["group_id"])),
-    }  # fmt: skip
-    balanced = CheckOutcome(
-        "rows_accounted",
-        light.num_rows == kept + removed,
-        f"{light.num_rows} rows in = {kept} kept + {removed} removed",
-    )
-    return Built(counts, [balanced])
-
-
-def _kept(weeks: Sequence[Path], kept: pa.Array, group_ids: pa.Array) -> Iterator[pa.RecordBatch]:
-    place = 0
-    for file in weeks:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS):
-            rows = batch.num_rows
-            grouped = batch.append_column("group_id", group_ids.slice(place, rows))
-            yield grouped.filter(kept.slice(place, rows)).cast(UNIQUE_POSTS)
-            place += rows

@@ -55,8 +55,11 @@ CLEAN_POSTS = pa.schema(
     ]
 )
 
-# group_id: the component of posts that must stay in one split.
-UNIQUE_POSTS = pa.schema(list(CLEAN_POSTS) + [pa.field("group_id", pa.string())])
+# group_id: the component of posts that must stay in one split. founders: the group_ids that its posts, removed ones too, had in
+# the weeks that brought them, sorted; the split goes by them, since they never change and a group_id may.
+UNIQUE_POSTS = pa.schema(
+    list(CLEAN_POSTS) + [pa.field("group_id", pa.string()), pa.field("founders", pa.list_(pa.string()))]
+)
 
 # Rows that left the pipeline, each with a counted reason. `detail` never holds the post's own text.
 QUARANTINE = pa.schema(

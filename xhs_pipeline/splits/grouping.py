@@ -1,9 +1,11 @@
-"""Which split a duplicate group belongs to. A pure function of the group's name, so weeks that arrive later move nothing."""
+"""Which split a duplicate group belongs to. A pure function of its founders, so later weeks take nothing out of test."""
 
 import hashlib
+from collections.abc import Sequence
 
 from xhs_pipeline.profile import Profile
 
+# From the weakest claim on a group to the strongest.
 SPLITS = ("train", "validation", "calibration", "test")
 
 
@@ -13,9 +15,17 @@ def unit_hash(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(name).digest()[:8]) / 2**64
 
 
-def split_of(group_id: str, profile: Profile) -> str:
-    """The split of a whole group: test, calibration and validation take their shares, the rest is train."""
-    place = unit_hash("split", profile.seed, group_id)
+def split_of(founders: Sequence[str], profile: Profile) -> str:
+    """The split of a whole group: the strongest among those of its founders, test > calibration > validation > train.
+
+    A founder alone falls into test, calibration or validation by their shares, the rest is train. A group's founders are never
+    taken away, so what a later post does to it can move it towards test and never from it.
+    """
+    return max((_split_of_one(founder, profile) for founder in founders), key=SPLITS.index)
+
+
+def _split_of_one(founder: str, profile: Profile) -> str:
+    place = unit_hash("split", profile.seed, founder)
     for name, share in (
         ("test", profile.test_share),
         ("calibration", profile.calibration_share),

@@ -6,7 +6,7 @@ those that other trainers give a meaning to (label, channel, objects, tools, sol
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from xhs_pipeline.splits.grouping import SPLITS, split_of
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 # elided: characters left out of the middle of a long body or text in images; images_left_out: images past the profile's max_images.
 _OF_THE_POST = (
-    "images", "post_id", "group_id", "week", "title", "body", "verdict", "category", "severity", "rationale",
+    "images", "post_id", "group_id", "founders", "week", "title", "body", "verdict", "category", "severity", "rationale",
     "label_source", "author_hash", "ocr_text", "qr_codes",
 )  # fmt: skip
 SHAREGPT = pa.schema(
@@ -38,29 +38,38 @@ SHAREGPT = pa.schema(
         UNIQUE_POSTS.field("schema_version"),
     ]
 )
-_LIGHT = ["post_id", "group_id", "verdict", "category"]
+_LIGHT = ["post_id", "founders", "verdict", "category"]
 MAX_DUPLICATE_RATIONALES = 0.3  # near-identical reasons are known to collapse the quality of the analysis line
 
 
-def write_splits(posts_file: Path, outcomes_file: Path, policy: Policy, profile: Profile, work: Path) -> Built:
-    """Write train / validation / calibration / test.parquet and dataset_info.json into `work`.
+def write_splits(unique: Path, outcomes_file: Path, policy: Policy, profile: Profile, work: Path) -> Built:
+    """Write train / validation / calibration / test.parquet and dataset_info.json into `work`, from the folder of unique_posts.
 
-    The verdict, category and severity of an appeal's outcome replace the post's own label, with label_source "appeal".
+    The verdict, category and severity of an appeal's outcome replace the post's own label, with label_source "appeal". Of a
+    set of duplicates that was set aside for its contradicting labels, the post that the latest appeal decided comes back.
     Streams the posts; memory holds ids and labels of all posts, and one batch of images. Raises ValueError when nothing is
     left to train on, and when the profile wants text in images and some weeks were cleaned without reading it.
     """
-    if profile.ocr:
-        _require_ocr(posts_file)
-    removed = pq.read_table(posts_file.with_name("removed.parquet"), columns=["post_id", "kept_post_id"]).to_pylist()
+    removed = pq.read_table(unique / "removed.parquet", columns=["post_id", "kept_post_id"]).to_pylist()
     kept_for = {row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"]}
-    outcomes = follow_duplicates(pq.read_table(outcomes_file), kept_for)
-    applied = apply_outcomes(pq.read_table(posts_file, columns=_LIGHT), outcomes)
+    decided = pq.read_table(outcomes_file)
+    back = _brought_back(unique / "label_conflicts.parquet", decided)
+    outcomes = follow_duplicates(decided, kept_for | back)
+    files = [*sorted((unique / "posts").glob("*.parquet")), *sorted((unique / "set_aside").glob("*.parquet"))]
+    if profile.ocr:
+        _require_ocr(files)
+    posts = pa.concat_tables(
+        [UNIQUE_POSTS.empty_table().select(_LIGHT), *(pq.read_table(f, columns=_LIGHT) for f in files)]
+    )
+    conflicting = pq.read_table(unique / "label_conflicts.parquet", columns=["post_id"])["post_id"].to_pylist()
+    aside = pa.array(sorted(set(conflicting) - set(back.values())), pa.string())
+    applied = apply_outcomes(posts.filter(pc.invert(pc.is_in(posts["post_id"], value_set=aside))), outcomes)
     light = applied.posts.to_pylist()
     if not light:
         raise ValueError(
-            f"{posts_file}: no posts; see the quarantine reasons of raw_posts and clean_posts for where they went"
+            f"{unique}: no posts; see the quarantine reasons of raw_posts and clean_posts for where they went"
         )
-    split = {row["post_id"]: split_of(row["group_id"], profile) for row in light}
+    split = {row["post_id"]: split_of(row["founders"], profile) for row in light}
     train = [(row["post_id"], row[profile.balance_by]) for row in light if split[row["post_id"]] == "train"]
     labels = policy.category_names if profile.balance_by == "category" else policy.verdict_ids
     quotas = {policy.verdict_id(label) or label: quota for label, quota in profile.train_quotas.items()}
@@ -68,13 +77,13 @@ def write_splits(posts_file: Path, outcomes_file: Path, policy: Policy, profile:
 
     if not balanced.kept:
         raise ValueError(
-            f"{posts_file}: {len(light)} posts leave nothing to train on; add posts, or lower the shares or quotas"
+            f"{unique}: {len(light)} posts leave nothing to train on; add posts, or lower the shares or quotas"
         )
 
     counts: dict[str, Any] = {}
     for name in SPLITS:
         chosen = {p for p, s in split.items() if s == name and (s != "train" or p in balanced.kept)}
-        rows = _interleaved(posts_file, chosen)
+        rows = _interleaved(files, chosen)
         counts[name] = write_table(
             work / f"{name}.parquet", SHAREGPT, (_conversations(batch, outcomes, policy, profile) for batch in rows)
         )
@@ -90,21 +99,31 @@ def write_splits(posts_file: Path, outcomes_file: Path, policy: Policy, profile:
         "decided_on_appeal": applied.named,
         "corrected_on_appeal": applied.changed,
         "appeals_without_post": applied.missing,
+        "brought_back_on_appeal": len(set(back.values())),
     }
     return Built(counts, check_splits(work, counts, policy))
 
 
-def _require_ocr(posts_file: Path) -> None:
-    posts = pq.read_table(posts_file, columns=["week", "qr_codes"])
-    unread = pc.unique(posts.filter(pc.is_null(posts["qr_codes"]))["week"]).to_pylist()
-    if unread:
-        raise ValueError(
-            f"{posts_file}: ocr is true, but the images of week {', '.join(sorted(unread))} were not read; "
-            "materialise clean_posts of these weeks with ocr: true, then unique_posts"
-        )
+def _require_ocr(files: Sequence[Path]) -> None:
+    for file in files:
+        posts = pq.read_table(file, columns=["week", "qr_codes"])
+        unread = pc.unique(posts.filter(pc.is_null(posts["qr_codes"]))["week"]).to_pylist()
+        if unread:
+            raise ValueError(
+                f"{file}: ocr is true, but the images of week {', '.join(sorted(unread))} were not read; "
+                "materialise clean_posts of these weeks with ocr: true, then unique_posts"
+            )
 
 
-def _interleaved(posts_file: Path, chosen: set[str]) -> Iterator[pa.RecordBatch]:
+def _brought_back(conflicts_file: Path, outcomes: pa.Table) -> dict[str, str]:
+    """Of every appealed post among the label conflicts, the one of its duplicate set that the latest outcome names."""
+    set_of = {row["post_id"]: row["set_id"] for row in pq.read_table(conflicts_file).to_pylist()}
+    appealed = [row["post_id"] for row in sorted(outcomes.to_pylist(), key=lambda row: row["event_id"])]
+    latest = {set_of[post_id]: post_id for post_id in appealed if post_id in set_of}
+    return {post_id: latest[set_of[post_id]] for post_id in appealed if post_id in set_of}
+
+
+def _interleaved(files: Sequence[Path], chosen: set[str]) -> Iterator[pa.RecordBatch]:
     """The chosen posts, with and without images evenly mixed.
 
     A loader that guesses the images' type from the first rows fails when none of them has an image.
@@ -113,14 +132,15 @@ def _interleaved(posts_file: Path, chosen: set[str]) -> Iterator[pa.RecordBatch]
     wanted = pa.array(sorted(chosen), pa.string())
 
     def stream(with_images: bool) -> Iterator[pa.RecordBatch]:
-        for batch in pq.ParquetFile(posts_file).iter_batches(batch_size=64):
+        for batch in (batch for file in files for batch in pq.ParquetFile(file).iter_batches(batch_size=64)):
             has = pc.greater(pc.list_value_length(batch["images"]), 0)
             keep = pc.and_(pc.equal(has, with_images), pc.is_in(batch["post_id"], value_set=wanted))
             rows = batch.filter(keep)
             yield from (rows.slice(i, 1) for i in range(rows.num_rows))
 
     total = {True: 0, False: 0}
-    for batch in pq.ParquetFile(posts_file).iter_batches(columns=["post_id", "images"], batch_size=64):
+    sizes = (pq.ParquetFile(file).iter_batches(columns=["post_id", "images"], batch_size=64) for file in files)
+    for batch in (batch for of_file in sizes for batch in of_file):
         for post_id, size in zip(
             batch["post_id"].to_pylist(), pc.list_value_length(batch["images"]).to_pylist(), strict=True
         ):
@@ -251,16 +271,22 @@ def _read(file: Path) -> Iterable[dict[str, Any]]:
 
 
 def groups_trained_and_tested(trained_on: Path, tested_on: Path) -> int:
-    """How many duplicate groups of the test split in `tested_on` were in train or validation of the splits in `trained_on`.
+    """How many duplicate groups of the test split in `tested_on` had a part in train or validation of the splits in `trained_on`.
 
-    Zero by construction while both are one folder; after a new seed or new shares an older adapter may know the new test.
+    Zero by construction while both are one folder. An older adapter may know the new test after a new seed or new shares, and
+    where a later post connected a group of the test split with one that was trained on: founders tell, group_ids change.
     """
-    known = [
-        pq.read_table(trained_on / f"{name}.parquet", columns=["group_id"])["group_id"]
+    known = {
+        founder
         for name in ("train", "validation")
-    ]
-    tested = pq.read_table(tested_on / "test.parquet", columns=["group_id"])["group_id"]
-    return len({group for column in known for group in column.to_pylist()} & set(tested.to_pylist()))
+        for founder in pc.list_flatten(_columns(trained_on / f"{name}.parquet", "founders")["founders"]).to_pylist()
+    }
+    tested = _columns(tested_on / "test.parquet", "group_id", "founders").to_pylist()
+    return len({row["group_id"] for row in tested if not known.isdisjoint(row["founders"])})
+
+
+def _columns(file: Path, *names: str) -> pa.Table:
+    return pq.read_table(file, columns=list(names))
 
 
 def label_table(work: Path) -> dict[str, Counter[str]]:
