@@ -74,9 +74,10 @@ def find_duplicates(posts: pa.Table, threshold: float = 0.8) -> Duplicates:
     similar = SimilarTexts(aged.texts, threshold)
     leaders = aged.leaders(similar)
     again = np.flatnonzero(~aged.is_first)
+    repeated = aged.table.select(["post_id", "verdict", "category", "label_source"]).take(again).to_pylist()
     removed = [
-        (place, {"post_id": post_id, "kept_post_id": post_id, "reason": "repeated_post_id", "similarity": None})
-        for place, post_id in zip(again.tolist(), aged.ids.take(again).to_pylist(), strict=True)
+        (place, {**row, "kept_post_id": row["post_id"], "reason": "repeated_post_id", "similarity": None})
+        for place, row in zip(again.tolist(), repeated, strict=True)
     ]
     conflicts: list[tuple[int, dict[str, Any]]] = []
     for group in aged.groups(leaders):
@@ -136,7 +137,16 @@ def _decide(members: list[Post], similar: SimilarTexts) -> tuple[list[tuple[int,
 
 
 def _removal(post: Post, kept_post_id: str | None, reason: str, similarity: float | None) -> dict[str, Any]:
-    return {"post_id": post.post_id, "kept_post_id": kept_post_id, "reason": reason, "similarity": similarity}
+    verdict, category = post.label
+    return {
+        "post_id": post.post_id,
+        "kept_post_id": kept_post_id,
+        "reason": reason,
+        "similarity": similarity,
+        "verdict": verdict,
+        "category": category,
+        "label_source": post.source,
+    }
 
 
 def _conflict(post: Post, group_id: str) -> dict[str, Any]:
