@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.outcomes import OUTCOMES
+from xhs_pipeline.curation.labels import LABEL_ISSUES
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile, load_profile
@@ -81,13 +82,14 @@ def synthetic_posts(count: int = 96) -> list[dict[str, Any]]:
 
 def make_splits(folder: Path, profile: Profile = PROFILE, count: int = 96) -> Path:
     """train / validation / calibration / test as sharegpt_splits writes them."""
-    posts, outcomes = folder / "posts.parquet", folder / "outcomes.parquet"
+    posts, outcomes, issues = (folder / f"{name}.parquet" for name in ("posts", "outcomes", "label_issues"))
     write_table(posts, UNIQUE_POSTS, [pa.RecordBatch.from_pylist(synthetic_posts(count), schema=UNIQUE_POSTS)])
     pq.write_table(OUTCOMES.empty_table(), outcomes)
+    pq.write_table(LABEL_ISSUES.empty_table(), issues)
     pq.write_table(REMOVED.empty_table(), folder / "removed.parquet")
     out = folder / "splits"
     out.mkdir()
-    built = write_splits(posts, outcomes, POLICY, profile, out)
+    built = write_splits(posts, outcomes, issues, POLICY, profile, out)
     assert all(check.passed for check in built.checks if check.blocking), built.checks
     return out
 

@@ -16,12 +16,12 @@ RESAMPLES = 2000
 
 
 def class_balance(labels: Sequence[str]) -> dict[str, Any]:
-    """counts (largest first), imbalance_ratio (largest class over smallest one that occurs), effective_classes.
+    """counts, imbalance_ratio (largest class over smallest one that occurs), effective_classes.
 
     effective_classes is exp(entropy), the number of equally large classes with the same entropy (Hill 1973, order 1;
     https://doi.org/10.2307/1934352). Both are None without labels.
     """
-    counts = dict(sorted(Counter(labels).items(), key=lambda item: (-item[1], item[0])))
+    counts = dict(Counter(labels))
     if not counts:
         return {"counts": {}, "imbalance_ratio": None, "effective_classes": None}
     shares = np.array(list(counts.values())) / len(labels)

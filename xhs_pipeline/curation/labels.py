@@ -83,7 +83,7 @@ def question_labels(posts: pa.Table, seed: int) -> Questioned:
     if len(names) < 2:
         reason[learnable] = "one_category"
         return _questioned(posts, reason, [])
-    probabilities, known = _out_of_fold(texts[learnable], categories[learnable], groups[learnable], names, seed)
+    probabilities, known = out_of_fold(texts[learnable], categories[learnable], groups[learnable], names, seed)
     reason[learnable[~known]] = "unlike_the_others"
     asked, probabilities = learnable[known], probabilities[known]
     suspected = _suspected(categories[asked], probabilities, names)
@@ -135,7 +135,7 @@ def _folds(categories: npt.NDArray[Any], groups: npt.NDArray[Any], seed: int) ->
     return fold[inverse]
 
 
-def _out_of_fold(
+def out_of_fold(
     texts: npt.NDArray[Any], categories: npt.NDArray[Any], groups: npt.NDArray[Any], names: Sequence[str], seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Probabilities (posts, names) by learners that saw no post of the same group, and where these mean anything."""

@@ -28,7 +28,9 @@ def character_features(learned: Sequence[str], others: Sequence[str]) -> tuple[A
     vectorizer = TfidfVectorizer(
         analyzer="char", ngram_range=(1, 3), min_df=min_df, sublinear_tf=True, dtype=np.float32
     )
-    return vectorizer.fit_transform(texts), vectorizer.transform([text.strip() for text in others]), min_df
+    rows = vectorizer.fit_transform(texts)
+    # scikit-learn refuses to transform nothing
+    return rows, vectorizer.transform([text.strip() for text in others]) if others else rows[:0], min_df
 
 
 def class_probabilities(
