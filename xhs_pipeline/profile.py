@@ -43,7 +43,10 @@ class Profile(BaseModel):
         "down_weight", description="what becomes of suspected labels in train; the other splits keep every post"
     )
     label_issue_weight: float = Field(
-        0.3, gt=0, le=1, description="what a post with a suspected label counts in the loss under down_weight; 1 = as any other"
+        0.3,
+        gt=0,
+        le=1,
+        description="what a post with a suspected label counts in the loss under down_weight; 1 = as any other",
     )
     json_export: bool = Field(False, description="also write the splits as JSON with an image folder")
 

@@ -158,7 +158,9 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
     assert (raw["dagster/row_count"], raw["quarantined"]) == (32, 1)
     assert (clean["dagster/row_count"], clean["quarantined"], clean["dropped_images"]) == (31, 1, 1)
     assert (unique["dagster/row_count"], unique["removed"], unique["weeks"]) == (30, 1, 1)
-    assert issues["questioned"] + 0 == 30 and "| category | 1 | 1" in issues["reviewer_agreement"].replace(r"&#46;", ".")
+    assert issues["questioned"] == 30 and "| category | 1 | 1" in issues["reviewer_agreement"].replace(
+        r"&#46;", "."
+    )
     assert (splits["dagster/row_count"], splits["corrected_on_appeal"]) == (30, 1)
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
     assert len(result.get_asset_check_evaluations()) == 1 + 2 + 1 + 2 + 5

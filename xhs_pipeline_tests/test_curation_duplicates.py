@@ -128,8 +128,11 @@ def test_a_post_that_comes_again_in_a_later_week_is_removed_there() -> None:
     found, _, _ = run(*table)
     assert found.kept.tolist() == [False, True]
     assert found.removed.to_pylist() == [
-        {"post_id": "same", "kept_post_id": "same", "reason": "repeated_post_id", "similarity": None}
-    ]
+        {
+            "post_id": "same", "kept_post_id": "same", "reason": "repeated_post_id", "similarity": None,
+            "verdict": "pass", "category": "正常", "label_source": "source",
+        }
+    ]  # fmt: skip
 
 
 def test_the_result_does_not_depend_on_the_order_of_rows() -> None:

@@ -76,7 +76,12 @@ def test_an_issue_shows_the_given_label_both_confidences_and_the_nearest_posts_o
     issues = question_labels(table(rows), seed=0).issues
     assert issues.schema == LABEL_ISSUES and issues.num_rows == 1
     (issue,) = issues.to_pylist()
-    assert (issue["verdict"], issue["category"], issue["image_count"], issue["week"]) == ("pass", "正常", 2, "2026-02-16")
+    assert (issue["verdict"], issue["category"], issue["image_count"], issue["week"]) == (
+        "pass",
+        "正常",
+        2,
+        "2026-02-16",
+    )
     assert 0 <= issue["self_confidence"] < 0.5 < issue["confidence"] <= 1
     near = issue["neighbours"]
     assert len(near) == NEIGHBOURS and rows[13]["post_id"] not in {n["post_id"] for n in near}
@@ -127,7 +132,11 @@ def test_most_flips_of_the_samples_labels_are_found_and_most_of_what_is_found_is
     rows: list[dict[str, Any]] = []
     for good, _ in read_week(load_source(SAMPLE / "source.yaml"), "2026-02-16", load_policy(), b"0123456789abcdef"):
         rows += good.select(["post_id", "title", "body", "category"]).to_pylist()
-    columns = ([row["post_id"] for row in rows], [f"{r['title']}\n{r['body']}" for r in rows], [r["category"] for r in rows])
+    columns = (
+        [row["post_id"] for row in rows],
+        [f"{r['title']}\n{r['body']}" for r in rows],
+        [r["category"] for r in rows],
+    )
     noisy, flipped = flip(unique(*columns), 0.08, seed=0)
     suspected = set(question_labels(noisy, seed=0).issues["post_id"].to_pylist())
     recall, precision = found_of(suspected, flipped)
@@ -201,7 +210,9 @@ def test_the_stage_reads_several_files_writes_what_it_found_and_counts_it(tmp_pa
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     pq.write_table(table(rows[:50]), files[0])
     pq.write_table(table(rows[50:]), files[1])
-    gone = [{"post_id": "old", "kept_post_id": "p0001", "reason": "near_duplicate", "verdict": "pass", "category": "正常"}]
+    gone = [
+        {"post_id": "old", "kept_post_id": "p0001", "reason": "near_duplicate", "verdict": "pass", "category": "正常"}
+    ]
     pq.write_table(pa.Table.from_pylist(gone, REMOVED), tmp_path / "removed.parquet")
     conflicts = pa.table({name: pa.array([], pa.string()) for name in ("post_id", "group_id")})
     pq.write_table(conflicts, tmp_path / "label_conflicts.parquet")

@@ -17,7 +17,18 @@ from xhs_pipeline.definitions import defs
 from xhs_pipeline.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sklearn", "cleanlab", "matplotlib", "numba", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "sklearn",
+    "cleanlab",
+    "matplotlib",
+    "numba",
+    "pandas",
+)
 ORDER = [
     "raw_posts", "clean_posts", "unique_posts", "label_issues", "appeal_outcomes", "sharegpt_splits",
     "base_model", "adapter", "merged_model", "evaluation_report", "released_model",

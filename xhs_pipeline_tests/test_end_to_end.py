@@ -37,7 +37,9 @@ FILES = {
     "label_issues": {"label_issues.parquet", "report.json"},
     "appeal_outcomes": {"outcomes.parquet", "quarantine.parquet"},
     "sharegpt_splits": {
-        *(f"{s}.parquet" for s in ("train", "validation", "calibration", "test")), "quarantine.parquet", "dataset_info.json",
+        *(f"{s}.parquet" for s in ("train", "validation", "calibration", "test")),
+        "quarantine.parquet",
+        "dataset_info.json",
     },  # fmt: skip
     "base_model": {"checkpoint.json", "model/config.json", "model/tokenizer.json", "model/preprocessor_config.json"},
     "adapter": {"adapter_config.json", "adapter_model.safetensors", "history.json", "quarantine.parquet"},
@@ -281,7 +283,10 @@ def test_no_image_carries_metadata(place: Place, first: Run) -> None:
     seen = set()
     for file in (
         place.latest("clean_posts").file("posts.parquet"),
-        *(place.latest("sharegpt_splits").file(f"{name}.parquet") for name in ("train", "validation", "calibration", "test")),
+        *(
+            place.latest("sharegpt_splits").file(f"{name}.parquet")
+            for name in ("train", "validation", "calibration", "test")
+        ),
     ):
         for row in pq.read_table(file, columns=["post_id", "images"]).to_pylist():
             seen.add(row["post_id"])

@@ -114,7 +114,9 @@ def test_the_splits_label_weight_is_the_weight_a_record_is_trained_with(
     rows = pq.read_table(small_splits / "train.parquet")
     weights = [0.3 if n % 5 == 0 else 1.0 for n in range(rows.num_rows)]
     place = rows.schema.get_field_index("label_weight")
-    pq.write_table(rows.set_column(place, rows.schema.field(place), pa.array(weights, pa.float32())), tmp_path / "t.parquet")
+    pq.write_table(
+        rows.set_column(place, rows.schema.field(place), pa.array(weights, pa.float32())), tmp_path / "t.parquet"
+    )
     examples, unfit = load_examples(tmp_path / "t.parquet", small_processor, PROFILE)
     assert not unfit and [e.weight for e in examples] == pytest.approx(weights)
 

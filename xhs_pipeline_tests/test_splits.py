@@ -432,7 +432,9 @@ def folders(parent: Path, *names: str) -> list[Path]:
 def test_suspected_labels_touch_nothing_but_train_and_only_as_the_setting_says(tmp_path: Path, setting: Any) -> None:
     plain, acted = folders(tmp_path, "plain", "acted")
     before = write(plain, sample())[2]
-    suspected = [p for p in sample() if p["post_id"] in {row["post_id"] for rows in before.values() for row in rows[::3]}]
+    suspected = [
+        p for p in sample() if p["post_id"] in {row["post_id"] for rows in before.values() for row in rows[::3]}
+    ]
     work, built, after = write(acted, sample(), issues=suspected, label_issues=setting, label_issue_weight=0.25)
     for name in ("validation", "calibration", "test"):
         assert before[name] == after[name] and before[name]
@@ -452,7 +454,9 @@ def test_suspected_labels_touch_nothing_but_train_and_only_as_the_setting_says(t
     assert light == (named if setting == "down_weight" else set())
     assert {weights[post_id] for post_id in light} <= {0.25}
     own = {p["post_id"]: (p["verdict"], p["category"]) for p in sample()}
-    assert all((row["verdict"], row["category"]) == own[row["post_id"]] for row in after["train"]), "no label is changed"
+    assert all((row["verdict"], row["category"]) == own[row["post_id"]] for row in after["train"]), (
+        "no label is changed"
+    )
 
 
 def test_a_label_decided_on_appeal_is_trained_on_in_full_whatever_is_suspected(tmp_path: Path) -> None:
@@ -463,7 +467,9 @@ def test_a_label_decided_on_appeal_is_trained_on_in_full_whatever_is_suspected(t
     posts = [post(n) for n in range(1, 6)]
     out, light = folders(tmp_path, "out", "light")
     _, built, splits = write(out, posts, *events, issues=posts, label_issues="exclude", **EVERYONE)
-    assert {row["post_id"] for row in splits["train"]} == {"p-1", "p-3"} and built.counts["left_out_as_label_issue"] == 3
+    assert {row["post_id"] for row in splits["train"]} == {"p-1", "p-3"} and built.counts[
+        "left_out_as_label_issue"
+    ] == 3
     _, _, splits = write(light, posts, *events, issues=posts, label_issues="down_weight", **EVERYONE)
     assert {row["post_id"] for row in splits["train"] if row["label_weight"] == 1} == {"p-1", "p-3"}
 
@@ -488,7 +494,9 @@ def test_what_is_left_out_does_not_count_towards_a_quota(tmp_path: Path) -> None
         tmp_path, posts, issues=posts[:2], label_issues="exclude", train_quotas={"诈骗": 2}, **EVERYONE
     )
     assert {row["post_id"] for row in splits["train"]} == {"p-3", "p-4"}
-    assert (built.counts["left_out_by_quota"], built.counts["left_out_as_label_issue"]) == (0, 2) and failed(built) == []
+    assert (built.counts["left_out_by_quota"], built.counts["left_out_as_label_issue"]) == (0, 2) and failed(
+        built
+    ) == []
 
 
 # --- what other tools read ----------------------------------------------------------------------------------------------
@@ -546,7 +554,9 @@ def test_the_json_export_has_the_same_conversations_beside_a_folder_of_images(tm
 
 def test_no_json_is_written_unless_asked_for(tmp_path: Path) -> None:
     work, _, _ = write(tmp_path, sample(20))
-    assert sorted(p.name for p in work.iterdir()) == sorted(["dataset_info.json", "quarantine.parquet", *(f"{s}.parquet" for s in SPLITS)])
+    assert sorted(p.name for p in work.iterdir()) == sorted(
+        ["dataset_info.json", "quarantine.parquet", *(f"{s}.parquet" for s in SPLITS)]
+    )
 
 
 def test_the_parquet_files_load_with_hugging_face_datasets(tmp_path: Path) -> None:

@@ -61,7 +61,10 @@ def label_issues(
                 ["category", *_DIVERSITY],
                 [
                     [name, *(_figure(found[column]) for column in _DIVERSITY)]
-                    for name, found in [("all", report["rationales"]["all"]), *report["rationales"]["by_category"].items()]
+                    for name, found in [
+                        ("all", report["rationales"]["all"]),
+                        *report["rationales"]["by_category"].items(),
+                    ]
                 ],
             ),
             "reviewer_agreement": _agreement(report["agreement"]),
@@ -107,7 +110,9 @@ def _to_review(artifact: Artifact, files: list[Any]) -> dg.MarkdownMetadataValue
 
 
 def _balance(found: dict[str, Any]) -> dg.MarkdownMetadataValue:
-    rows: list[list[Any]] = [[name, count] for name, count in sorted(found["counts"].items(), key=lambda item: -item[1])]
+    rows: list[list[Any]] = [
+        [name, count] for name, count in sorted(found["counts"].items(), key=lambda item: -item[1])
+    ]
     rows += [["largest / smallest", _figure(found["imbalance_ratio"])]]
     rows += [["effective classes (exp of the entropy)", _figure(found["effective_classes"])]]
     return shown.table(["class", "posts"], rows)

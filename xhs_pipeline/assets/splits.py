@@ -72,7 +72,11 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
         check("sharegpt_splits", "no_group_across_splits", "No duplicate group lies in two splits"),
         check("sharegpt_splits", "labels_in_policy", "Every label is a pair that the policy allows"),
         check("sharegpt_splits", "placeholders_match_images", "As many <image> placeholders as images in every row"),
-        check("sharegpt_splits", "rows_accounted", "Unique posts = rows of all splits + left out by quota or as label issues"),
+        check(
+            "sharegpt_splits",
+            "rows_accounted",
+            "Unique posts = rows of all splits + left out by quota or as label issues",
+        ),
         check("sharegpt_splits", "rationales_differ", "At most 30% of a category's rationales repeat", blocking=False),
     ],
 )

@@ -23,10 +23,10 @@ FOLDS = 5
 # A post of a class is asked about by a learner that has seen the class, and one rare label wrong must not be a whole class.
 MIN_GROUPS = FOLDS
 NEIGHBOURS = 5
-# cleanlab estimates how many labels of a class are wrong and takes as many posts of the lowest self-confidence. The estimate
-# counts the learner's own mistakes too, so only this part of it is taken (cleanlab's frac_noise). benchmarks/label_issues.md
-# shows what every filter and part finds.
-FILTER, PART = "prune_by_class", 0.4
+# cleanlab estimates how many labels are wrong and takes as many posts of the lowest self-confidence. The estimate counts the
+# learner's own mistakes too; what its neighbours vouch for is therefore not suspected. benchmarks/label_issues.md shows what
+# each of cleanlab's filters finds, and what the neighbours change.
+FILTER = "low_self_confidence"
 # Posts that one fold learns from, and among which neighbours are sought, at most: it bounds what costs most.
 LEARN_FROM_MOST = 50_000
 
@@ -36,10 +36,7 @@ NEIGHBOUR = pa.struct([("post_id", pa.string()), ("category", pa.string()), ("si
 # groups (cosine of the TF-IDF rows), the nearest first.
 LABEL_ISSUES = pa.schema(
     [
-        *(
-            UNIQUE_POSTS.field(name)
-            for name in ("post_id", "group_id", "week", "verdict", "category", "label_source")
-        ),
+        *(UNIQUE_POSTS.field(name) for name in ("post_id", "group_id", "week", "verdict", "category", "label_source")),
         pa.field("image_count", pa.int32()),
         pa.field("suspected_category", pa.string()),
         pa.field("confidence", pa.float32()),
@@ -67,8 +64,10 @@ class Questioned:
 def question_labels(posts: pa.Table, seed: int) -> Questioned:
     """Suspect labels of a table with the columns READ. The same posts and seed give the same answer, in any order of rows.
 
-    Every post is judged by a learner that saw no post of its group. Labels from the trusted source are learned from and
-    never suspected. Raises nothing on few, empty or one-sided posts: they are counted under why they were not questioned.
+    A label is suspected when a learner that saw no post of its group doubts it, as cleanlab measures doubt, and more of its
+    NEIGHBOURS have the category that the learner prefers than have the given one. Labels from the trusted source are learned
+    from and never suspected. Raises nothing on few, empty or one-sided posts: they are counted under why they were not
+    questioned.
     """
     posts = posts.select(READ).sort_by([("group_id", "ascending"), ("post_id", "ascending")])
     categories, groups = _array(posts["category"]), _array(posts["group_id"])
@@ -86,7 +85,7 @@ def question_labels(posts: pa.Table, seed: int) -> Questioned:
     probabilities, known = out_of_fold(texts[learnable], categories[learnable], groups[learnable], names, seed)
     reason[learnable[~known]] = "unlike_the_others"
     asked, probabilities = learnable[known], probabilities[known]
-    suspected = _suspected(categories[asked], probabilities, names)
+    doubted = _doubted(categories[asked], probabilities, names)
     trusted = _array(posts["label_source"].fill_null("")) == TRUSTED_SOURCE
     reason[trusted & (reason == "")] = "trusted_source"
     rows: list[dict[str, Any]] = [
@@ -96,11 +95,16 @@ def question_labels(posts: pa.Table, seed: int) -> Questioned:
             "confidence": probabilities[i].max(),
             "self_confidence": probabilities[i, names.index(categories[asked[i]])],
         }
-        for i in np.flatnonzero(suspected & ~trusted[asked])
+        for i in np.flatnonzero(doubted & ~trusted[asked])
     ]
     rows.sort(key=lambda row: (row["self_confidence"], row["place"]))
     found = _neighbours(posts, texts, groups, [row["place"] for row in rows], learnable, seed)
-    return _questioned(posts, reason, [row | {"neighbours": near} for row, near in zip(rows, found, strict=True)])
+    issues = []
+    for row, near in zip(rows, found, strict=True):
+        votes = Counter(neighbour["category"] for neighbour in near)
+        if votes[row["suspected_category"]] > votes[categories[row["place"]]]:
+            issues.append(row | {"neighbours": near})
+    return _questioned(posts, reason, issues)
 
 
 def _questioned(posts: pa.Table, reason: npt.NDArray[Any], rows: list[dict[str, Any]]) -> Questioned:
@@ -160,18 +164,16 @@ def _at_most(places: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(places, LEARN_FROM_MOST, replace=False))
 
 
-def _suspected(
+def _doubted(
     categories: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], names: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
-    """Which labels cleanlab suspects, where another category is also the likeliest."""
+    """Which labels cleanlab doubts, where another category is also the likeliest."""
     from cleanlab.filter import find_label_issues
 
     labels = np.array([names.index(category) for category in categories], dtype=np.int64)
     if len(set(labels.tolist())) < 2:
         return np.zeros(len(labels), dtype=bool)
-    issues = find_label_issues(
-        labels, probabilities, filter_by=FILTER, frac_noise=PART, min_examples_per_class=MIN_GROUPS, n_jobs=1
-    )
+    issues = find_label_issues(labels, probabilities, filter_by=FILTER, n_jobs=1)
     return np.asarray(issues, dtype=bool) & (probabilities.argmax(axis=1) != labels)
 
 
