@@ -29,6 +29,7 @@ PACKAGES = (
     "pillow",
     "numpy",
     "scikit-learn",
+    "cleanlab",
     "torch",
     "transformers",
     "peft",

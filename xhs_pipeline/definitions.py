@@ -3,6 +3,7 @@
 import dagster as dg
 
 from xhs_pipeline.assets.judgement import evaluation_report, released_model
+from xhs_pipeline.assets.labels import label_issues
 from xhs_pipeline.assets.model import adapter, base_model, merged_model
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.splits import appeal_outcomes, sharegpt_splits
@@ -15,6 +16,7 @@ defs = dg.Definitions(
         raw_posts,
         clean_posts,
         unique_posts,
+        label_issues,
         appeal_outcomes,
         sharegpt_splits,
         base_model,

@@ -42,6 +42,15 @@ class Profile(BaseModel):
     train_quotas: dict[str, float] = Field(
         default_factory=dict, description="posts per label in train ({正常: 15000}), or shares that sum to 1; {} = all"
     )
+    label_issues: Literal["keep", "exclude", "down_weight"] = Field(
+        "down_weight", description="what becomes of suspected labels in train; the other splits keep every post"
+    )
+    label_issue_weight: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="what a post with a suspected label counts in the loss under down_weight; 1 = as any other",
+    )
     json_export: bool = Field(False, description="also write the splits as JSON with an image folder")
 
     # adapter
@@ -136,10 +145,14 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 
 # Which settings each artefact depends on, so that changing one redoes only what it touches.
 _PROMPT = {"prompt", "text_head", "text_tail", "max_images", "ocr"}
-_SPLITS = {"validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "json_export"}
+_SPLITS = {
+    "validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "label_issues", "label_issue_weight",
+    "json_export",
+}  # fmt: skip
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 STAGE_SETTINGS: dict[str, set[str]] = {
     "clean_posts": {"ocr"},
+    "label_issues": {"seed"},
     "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
     "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
     "adapter": set(Profile.model_fields) - _SPLITS - _TINY - {"shard_size"},

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.outcomes import OUTCOMES
 from xhs_pipeline.curation.duplicates import LABEL_CONFLICTS
+from xhs_pipeline.curation.labels import LABEL_ISSUES
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import REMOVED, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile, load_profile
@@ -99,12 +100,13 @@ def write_unique_folder(
 
 def make_splits(folder: Path, profile: Profile = PROFILE, count: int = 96) -> Path:
     """train / validation / calibration / test as sharegpt_splits writes them."""
-    unique, outcomes = folder / "unique", folder / "outcomes.parquet"
+    unique, outcomes, issues = folder / "unique", folder / "outcomes.parquet", folder / "label_issues.parquet"
     write_unique_folder(unique, synthetic_posts(count))
     pq.write_table(OUTCOMES.empty_table(), outcomes)
+    pq.write_table(LABEL_ISSUES.empty_table(), issues)
     out = folder / "splits"
     out.mkdir()
-    built = write_splits(unique, outcomes, POLICY, profile, out)
+    built = write_splits(unique, outcomes, issues, POLICY, profile, out)
     assert all(check.passed for check in built.checks if check.blocking), built.checks
     return out
 

@@ -200,8 +200,11 @@ def test_a_post_that_comes_again_in_a_later_week_is_removed_there() -> None:
     found, _, _ = run(*table)
     assert [row["body"] for row in found.kept] == [LONG]
     assert found.removed == [
-        {"post_id": "same", "kept_post_id": "same", "reason": "repeated_post_id", "similarity": None}
-    ]
+        {
+            "post_id": "same", "kept_post_id": "same", "reason": "repeated_post_id", "similarity": None,
+            "verdict": "pass", "category": "正常", "label_source": "source",
+        }
+    ]  # fmt: skip
 
 
 def test_the_result_does_not_depend_on_the_order_of_rows() -> None:

@@ -17,9 +17,20 @@ from xhs_pipeline.definitions import defs
 from xhs_pipeline.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sklearn", "matplotlib", "numba", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "sklearn",
+    "cleanlab",
+    "matplotlib",
+    "numba",
+    "pandas",
+)
 ORDER = [
-    "raw_posts", "clean_posts", "unique_posts", "appeal_outcomes", "sharegpt_splits",
+    "raw_posts", "clean_posts", "unique_posts", "label_issues", "appeal_outcomes", "sharegpt_splits",
     "base_model", "adapter", "merged_model", "evaluation_report", "released_model",
 ]  # fmt: skip
 PARENTS = {
@@ -27,7 +38,8 @@ PARENTS = {
     "clean_posts": {"raw_posts"},
     "unique_posts": {"clean_posts"},
     "appeal_outcomes": set(),
-    "sharegpt_splits": {"unique_posts", "appeal_outcomes"},
+    "label_issues": {"unique_posts"},
+    "sharegpt_splits": {"unique_posts", "label_issues", "appeal_outcomes"},
     "base_model": {"sharegpt_splits"},
     "adapter": {"sharegpt_splits", "base_model"},
     "merged_model": {"sharegpt_splits", "base_model", "adapter"},

@@ -34,8 +34,13 @@ FILES = {
     "raw_posts": {"posts.parquet", "quarantine.parquet"},
     "clean_posts": {"posts.parquet", "quarantine.parquet", "dropped_images.parquet"},
     "unique_posts": {f"posts/{WEEK}-0000.parquet", "removed.parquet", "label_conflicts.parquet"},
+    "label_issues": {"label_issues.parquet", "report.json"},
     "appeal_outcomes": {"outcomes.parquet", "quarantine.parquet"},
-    "sharegpt_splits": {f"{s}.parquet" for s in ("train", "validation", "calibration", "test")} | {"dataset_info.json"},
+    "sharegpt_splits": {
+        *(f"{s}.parquet" for s in ("train", "validation", "calibration", "test")),
+        "quarantine.parquet",
+        "dataset_info.json",
+    },  # fmt: skip
     "base_model": {"checkpoint.json", "model/config.json", "model/tokenizer.json", "model/preprocessor_config.json"},
     "adapter": {"adapter_config.json", "adapter_model.safetensors", "history.json", "quarantine.parquet"},
     "merged_model": {"config.json", "tokenizer.json", "model.safetensors.index.json", "moderation.json"},
@@ -169,7 +174,7 @@ def test_every_check_of_every_asset_ran(first: Run) -> None:
     found = set(re.findall(r"Asset check '(\w+)' on '(\w+)' passed", first.said))
     blocking = {
         ("rows_accounted", "raw_posts"), ("rows_accounted", "clean_posts"), ("images_decode", "clean_posts"),
-        ("rows_accounted", "unique_posts"), ("no_group_across_splits", "sharegpt_splits"),
+        ("rows_accounted", "unique_posts"), ("posts_accounted", "label_issues"), ("no_group_across_splits", "sharegpt_splits"),
         ("labels_in_policy", "sharegpt_splits"), ("placeholders_match_images", "sharegpt_splits"),
         ("rows_accounted", "sharegpt_splits"), ("records_accounted", "adapter"), ("merged_equals_adapter", "merged_model"),
     }  # fmt: skip
@@ -279,7 +284,10 @@ def test_no_image_carries_metadata(place: Place, first: Run) -> None:
     seen = set()
     for file in (
         place.latest("clean_posts").file("posts.parquet"),
-        *place.latest("sharegpt_splits").path.glob("*.parquet"),
+        *(
+            place.latest("sharegpt_splits").file(f"{name}.parquet")
+            for name in ("train", "validation", "calibration", "test")
+        ),
     ):
         for row in pq.read_table(file, columns=["post_id", "images"]).to_pylist():
             seen.add(row["post_id"])

@@ -14,7 +14,7 @@ from PIL import Image
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
 from xhs_pipeline.training.order import augment, run_order
 from xhs_pipeline.training.stages import load_examples
-from xhs_pipeline.vlm.batches import IGNORED, Example, Unfit, answer_ids, fit, pad, tokenise
+from xhs_pipeline.vlm.batches import IGNORED, Example, Unfit, answer_ids, fit, loss_total, pad, tokenise
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 
 FRAUD = ("remove", "诈骗")
@@ -111,6 +111,15 @@ def test_a_rationale_of_weight_zero_is_not_learnt_and_of_weight_one_is_learnt_li
     silent, equal = (pad([example], small_processor, weight)["loss_weights"] for weight in (0.0, 1.0))
     assert int((silent > 0).sum()) == example.decided + 1
     assert int(equal.sum()) == len(example.answer)
+
+
+def test_a_records_weight_scales_its_loss_and_not_what_the_loss_is_divided_by(small_processor: Any) -> None:
+    full = tokenise(small_processor, "a", conversation("标题", "正文", 0, FRAUD, "催促转账"), [])
+    light = replace(full, weight=0.25)
+    one, quarter = pad([full, light], small_processor, 0.5)["loss_weights"]
+    assert quarter.equal(one * 0.25) and float(one.max()) == 1
+    assert loss_total([light], 0.5) == loss_total([full], 0.5) == pytest.approx(float(one.sum()))
+    assert loss_total([full, light], 0.5) == 2 * loss_total([full], 0.5)
 
 
 def test_image_tokens_are_marked_for_the_rotary_positions(small_processor: Any) -> None:

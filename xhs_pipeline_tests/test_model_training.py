@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,7 +20,7 @@ from xhs_pipeline.profile import load_profile
 from xhs_pipeline.training.qlora import answer_loss, lora_model, train
 from xhs_pipeline.training.stages import load_examples, train_adapter
 from xhs_pipeline.vlm.base import load_model
-from xhs_pipeline.vlm.batches import IGNORED, Example, pad, tokenise
+from xhs_pipeline.vlm.batches import IGNORED, Example, loss_total, pad, tokenise
 from xhs_pipeline.worker import run
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 
@@ -85,6 +87,38 @@ def test_a_weighted_loss_is_the_weighted_mean_over_tokens(small_checkpoint: Path
         answer_loss(model)
         assert model(**batch, loss_weights=weights).loss.item() == pytest.approx(expected, abs=1e-5)
     assert weights.unique().tolist() == pytest.approx([0, 0.3, 1])
+
+
+def test_a_record_of_weight_a_quarter_moves_the_model_a_quarter_as_far_even_in_a_batch_of_its_own(
+    small_checkpoint: Path, small_processor: Any
+) -> None:
+    import torch
+
+    model = load_model(small_checkpoint, PLAIN, on="cpu")
+    answer_loss(model)
+    found = {}
+    for weight in (1.0, 0.25):
+        examples = [replace(record(small_processor, "a", "返利", rationale="催促转账"), weight=weight)]
+        batch = pad(examples, small_processor, 0.3) | {"loss_total": torch.tensor(loss_total(examples, 0.3))}
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        found[weight] = (loss.item(), model.lm_head.weight.grad.clone())
+    assert found[0.25][0] == pytest.approx(found[1.0][0] / 4, rel=1e-5)
+    torch.testing.assert_close(found[0.25][1], found[1.0][1] / 4, atol=1e-6, rtol=1e-4)
+
+
+def test_the_splits_label_weight_is_the_weight_a_record_is_trained_with(
+    small_splits: Path, small_processor: Any, tmp_path: Path
+) -> None:
+    rows = pq.read_table(small_splits / "train.parquet")
+    weights = [0.3 if n % 5 == 0 else 1.0 for n in range(rows.num_rows)]
+    place = rows.schema.get_field_index("label_weight")
+    pq.write_table(
+        rows.set_column(place, rows.schema.field(place), pa.array(weights, pa.float32())), tmp_path / "t.parquet"
+    )
+    examples, unfit = load_examples(tmp_path / "t.parquet", small_processor, PROFILE)
+    assert not unfit and [e.weight for e in examples] == pytest.approx(weights)
 
 
 def test_without_labels_the_model_answers_as_before(small_checkpoint: Path, small_processor: Any) -> None:

@@ -120,7 +120,7 @@ def test_a_setting_redoes_only_what_it_touches() -> None:
 
     def changed_by(**override: object) -> set[str]:
         other = tiny.model_copy(update=override)
-        stages = ("clean_posts", "sharegpt_splits", "base_model", "adapter", "merged_model")
+        stages = ("clean_posts", "label_issues", "sharegpt_splits", "base_model", "adapter", "merged_model")
         return {stage for stage in stages if settings_of(tiny, stage) != settings_of(other, stage)}
 
     assert changed_by(json_export=True) == {"sharegpt_splits"}  # its files decide what follows
@@ -128,6 +128,7 @@ def test_a_setting_redoes_only_what_it_touches() -> None:
     assert "adapter" not in changed_by(shard_size="1GB") and "base_model" in changed_by(shard_size="1GB")
     assert changed_by(ocr=True) == {"clean_posts", "sharegpt_splits", "adapter", "merged_model"}
     assert "clean_posts" not in changed_by(seed=1)
+    assert changed_by(label_issues="exclude") == changed_by(label_issue_weight=0.5) == {"sharegpt_splits"}
     assert "sharegpt_splits" in changed_by(seed=1) and "adapter" in changed_by(seed=1)
 
 

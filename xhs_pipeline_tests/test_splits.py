@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from xhs_pipeline.appeals.events import parse_events
 from xhs_pipeline.appeals.outcomes import OUTCOMES, derive_outcomes
 from xhs_pipeline.artifacts import ArtifactStore, Built, RejectedArtifact, read_json
+from xhs_pipeline.curation.labels import LABEL_ISSUES
 from xhs_pipeline.curation.text import ELISION
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import Profile
@@ -279,14 +281,34 @@ def outcomes_file(folder: Path, *events: dict[str, Any]) -> Path:
     return file
 
 
+def issues_file(folder: Path, posts: list[dict[str, Any]]) -> Path:
+    """A label_issues table that suspects these posts to be something else than their label."""
+    rows = [
+        {name: post[name] for name in LABEL_ISSUES.names if name in post}
+        | {
+            "image_count": len(post["images"]), "suspected_category": "辱骂引战", "confidence": 0.9,
+            "self_confidence": 0.05, "neighbours": [],
+        }
+        for post in posts
+    ]  # fmt: skip
+    file = folder / "label_issues.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, LABEL_ISSUES), file)
+    return file
+
+
 def write(
-    folder: Path, posts: list[dict[str, Any]], *events: dict[str, Any], **settings: Any
+    folder: Path,
+    posts: list[dict[str, Any]],
+    *events: dict[str, Any],
+    issues: list[dict[str, Any]] | None = None,
+    **settings: Any,
 ) -> tuple[Path, Built, dict[str, list[dict[str, Any]]]]:
     """The folder written, what was reported, and the rows of every split."""
     profile = PROFILE.model_copy(update=settings)
     work = folder / "work"
     work.mkdir()
-    built = write_splits(posts_folder(folder, posts), outcomes_file(folder, *events), POLICY, profile, work)
+    suspected, decided = issues_file(folder, issues or []), outcomes_file(folder, *events)
+    built = write_splits(posts_folder(folder, posts), decided, suspected, POLICY, profile, work)
     return work, built, {name: pq.read_table(work / f"{name}.parquet").to_pylist() for name in SPLITS}
 
 
@@ -446,6 +468,90 @@ def test_the_same_posts_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
+# --- suspected labels -----------------------------------------------------------------------------------------------------
+
+
+EVERYONE = dict(test_share=0.0, validation_share=0.0, calibration_share=0.0)  # all posts are training posts
+
+
+def folders(parent: Path, *names: str) -> list[Path]:
+    made = [parent / name for name in names]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+@pytest.mark.parametrize("setting", ["keep", "exclude", "down_weight"])
+def test_suspected_labels_touch_nothing_but_train_and_only_as_the_setting_says(tmp_path: Path, setting: Any) -> None:
+    plain, acted = folders(tmp_path, "plain", "acted")
+    before = write(plain, sample())[2]
+    suspected = [
+        p for p in sample() if p["post_id"] in {row["post_id"] for rows in before.values() for row in rows[::3]}
+    ]
+    work, built, after = write(acted, sample(), issues=suspected, label_issues=setting, label_issue_weight=0.25)
+    for name in ("validation", "calibration", "test"):
+        assert before[name] == after[name] and before[name]
+    named = {p["post_id"] for p in suspected if not p["images"] or p["category"] == "正常"}
+    named &= {row["post_id"] for row in before["train"]}
+    assert named and failed(built) == [] and built.counts["label_issues_in_train"] == len(named)
+    left = pq.read_table(work / "quarantine.parquet").to_pylist()
+    assert built.counts["left_out_as_label_issue"] == len(left)
+    weights = {row["post_id"]: row["label_weight"] for row in after["train"]}
+    if setting == "exclude":
+        assert set(weights) == {row["post_id"] for row in before["train"]} - named
+        assert {row["post_id"] for row in left} == named and {row["reason"] for row in left} == {"label_issue"}
+        assert left[0]["detail"] == "given 诈骗 (5%), suspected 辱骂引战 (90%); left out of train"
+    else:
+        assert left == [] and set(weights) == {row["post_id"] for row in before["train"]}
+    light = {post_id for post_id, weight in weights.items() if weight != 1}
+    assert light == (named if setting == "down_weight" else set())
+    assert {weights[post_id] for post_id in light} <= {0.25}
+    own = {p["post_id"]: (p["verdict"], p["category"]) for p in sample()}
+    assert all((row["verdict"], row["category"]) == own[row["post_id"]] for row in after["train"]), (
+        "no label is changed"
+    )
+
+
+def test_a_label_decided_on_appeal_is_trained_on_in_full_whatever_is_suspected(tmp_path: Path) -> None:
+    events = [
+        event(1, post="p-1"), event(2, "overturned", post="p-1"),
+        event(3, appeal="a-3", post="p-3"), event(4, "upheld", appeal="a-3", post="p-3"),
+    ]  # fmt: skip
+    posts = [post(n) for n in range(1, 6)]
+    out, light = folders(tmp_path, "out", "light")
+    _, built, splits = write(out, posts, *events, issues=posts, label_issues="exclude", **EVERYONE)
+    assert {row["post_id"] for row in splits["train"]} == {"p-1", "p-3"} and built.counts[
+        "left_out_as_label_issue"
+    ] == 3
+    _, _, splits = write(light, posts, *events, issues=posts, label_issues="down_weight", **EVERYONE)
+    assert {row["post_id"] for row in splits["train"] if row["label_weight"] == 1} == {"p-1", "p-3"}
+
+
+def test_a_violation_that_a_picture_may_show_is_not_outvoted_by_its_words(tmp_path: Path) -> None:
+    posts = [post(1, images=1), post(2), post(5, images=1), post(10)]  # 5 and 10 are fine, 1 and 2 are fraud
+    _, built, splits = write(tmp_path, posts, issues=posts, label_issues="down_weight", **EVERYONE)
+    assert {row["post_id"] for row in splits["train"] if row["label_weight"] == 1} == {"p-1"}
+    assert built.counts["label_issues_in_train"] == 3
+
+
+def test_an_issue_with_a_label_that_is_another_by_now_falls(tmp_path: Path) -> None:
+    posts = [post(1), post(2)]
+    older = [post(1, verdict="needs_edit", category="虚假宣传"), post(2)]
+    _, _, splits = write(tmp_path, posts, issues=older, label_issues="exclude", **EVERYONE)
+    assert [row["post_id"] for row in splits["train"]] == ["p-1"]
+
+
+def test_what_is_left_out_does_not_count_towards_a_quota(tmp_path: Path) -> None:
+    posts = [post(n) for n in range(1, 5)]
+    _, built, splits = write(
+        tmp_path, posts, issues=posts[:2], label_issues="exclude", train_quotas={"诈骗": 2}, **EVERYONE
+    )
+    assert {row["post_id"] for row in splits["train"]} == {"p-3", "p-4"}
+    assert (built.counts["left_out_by_quota"], built.counts["left_out_as_label_issue"]) == (0, 2) and failed(
+        built
+    ) == []
+
+
 # --- what other tools read ----------------------------------------------------------------------------------------------
 
 
@@ -501,7 +607,9 @@ def test_the_json_export_has_the_same_conversations_beside_a_folder_of_images(tm
 
 def test_no_json_is_written_unless_asked_for(tmp_path: Path) -> None:
     work, _, _ = write(tmp_path, sample(20))
-    assert sorted(p.name for p in work.iterdir()) == sorted(["dataset_info.json", *(f"{s}.parquet" for s in SPLITS)])
+    assert sorted(p.name for p in work.iterdir()) == sorted(
+        ["dataset_info.json", "quarantine.parquet", *(f"{s}.parquet" for s in SPLITS)]
+    )
 
 
 def test_the_parquet_files_load_with_hugging_face_datasets(tmp_path: Path) -> None:
@@ -530,7 +638,7 @@ def test_alike_rationales_are_warned_about_and_do_not_stop(tmp_path: Path) -> No
 def test_a_label_that_the_policy_does_not_allow_publishes_no_splits(tmp_path: Path) -> None:
     posts = [*sample(40), post(41, verdict="pass", category="诈骗")]
     store = ArtifactStore(tmp_path / "data")
-    arguments = (posts_folder(tmp_path, posts), outcomes_file(tmp_path), POLICY, PROFILE)
+    arguments = (posts_folder(tmp_path, posts), outcomes_file(tmp_path), issues_file(tmp_path, []), POLICY, PROFILE)
     with pytest.raises(RejectedArtifact, match=r"1 of 41 rows have a label that the policy does not allow"):
         store.build(
             "sharegpt_splits", lambda work: write_splits(*arguments, work), inputs={}, settings={}, code_version="1"
@@ -559,7 +667,7 @@ def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it
     )
     work = tmp_path / "work"
     work.mkdir()
-    built = write_splits(folder, appeals, POLICY, PROFILE, work)
+    built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
     rows = [row for name in SPLITS for row in pq.read_table(work / f"{name}.parquet").to_pylist()]
     corrected = next(row for row in rows if row["post_id"] == kept["post_id"])
     assert (corrected["verdict"], corrected["category"], corrected["label_source"]) == ("pass", "正常", "appeal")
@@ -581,7 +689,7 @@ def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_las
     )
     work = tmp_path / "work"
     work.mkdir()
-    built = write_splits(folder, appeals, POLICY, PROFILE, work)
+    built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
     assert failed(built) == []
     splits = {name: pq.read_table(work / f"{name}.parquet").to_pylist() for name in SPLITS}
     rows = rows_of(splits)

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.assets import shown
+from xhs_pipeline.assets.labels import label_issues
 from xhs_pipeline.assets.posts import unique_posts
 from xhs_pipeline.assets.publish import check, publish, refusals, upstream
 from xhs_pipeline.policy import load_policy
@@ -58,19 +59,24 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
 
 
 @dg.asset(
-    deps=[unique_posts, appeal_outcomes],
+    deps=[unique_posts, label_issues, appeal_outcomes],
     group_name=GROUP,
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
     code_version="2",
     description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "
-    "A duplicate group never crosses a split, appeals correct labels, and only train is balanced by quotas.",
+    "A duplicate group never crosses a split, appeals correct labels, and only train is balanced by quotas and acts on label "
+    "issues.",
     check_specs=[
         check("sharegpt_splits", "no_group_across_splits", "No duplicate group lies in two splits"),
         check("sharegpt_splits", "labels_in_policy", "Every label is a pair that the policy allows"),
         check("sharegpt_splits", "placeholders_match_images", "As many <image> placeholders as images in every row"),
-        check("sharegpt_splits", "rows_accounted", "Unique posts = rows of all splits + left out by quota"),
+        check(
+            "sharegpt_splits",
+            "rows_accounted",
+            "Unique posts = rows of all splits + left out by quota or as label issues",
+        ),
         check("sharegpt_splits", "rationales_differ", "At most 30% of a category's rationales repeat", blocking=False),
     ],
 )
@@ -81,6 +87,7 @@ def sharegpt_splits(
 
     store, policy, settings = workspace.store, load_policy(), profile.resolve()
     unique, outcomes = upstream(context, store, "unique_posts"), upstream(context, store, "appeal_outcomes")
+    issues = upstream(context, store, "label_issues")
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         labels = label_table(artifact.path)
@@ -90,6 +97,9 @@ def sharegpt_splits(
             "dagster/row_count": sum(rows.values()),
             **{f"{name}_rows": count for name, count in rows.items()},
             "left_out_by_quota": counts["left_out_by_quota"],
+            "label_issues_in_train": counts["label_issues_in_train"],
+            "left_out_as_label_issue": counts["left_out_as_label_issue"],
+            "left_out_preview": shown.preview(artifact.file("quarantine.parquet"), ["post_id", "reason", "detail"]),
             "corrected_on_appeal": counts["corrected_on_appeal"],
             "brought_back_on_appeal": counts["brought_back_on_appeal"],
             "appeals_without_post": counts["appeals_without_post"],
@@ -105,8 +115,15 @@ def sharegpt_splits(
     return publish(
         context,
         store,
-        lambda work: write_splits(unique.path, outcomes.file("outcomes.parquet"), policy, settings, work),
-        inputs={"unique_posts": unique, "appeal_outcomes": outcomes},
+        lambda work: write_splits(
+            unique.path,
+            outcomes.file("outcomes.parquet"),
+            issues.file("label_issues.parquet"),
+            policy,
+            settings,
+            work,
+        ),
+        inputs={"unique_posts": unique, "label_issues": issues, "appeal_outcomes": outcomes},
         settings={"policy": policy.wording, **settings_of(settings, "sharegpt_splits")},
         describe=describe,
     )

@@ -69,7 +69,9 @@ class Decisions:
         ids = [index.take_posts(numbers, ["post_id"])["post_id"] for numbers in (gone, self.target[gone])]
         kept = pc.if_else(pa.array(reason == CONFLICT), pa.scalar(None, pa.string()), ids[1])
         similar = pa.array(similarity, mask=np.isnan(similarity))
-        return pa.table([ids[0], kept, REASONS.take(pa.array(reason)), similar], schema=REMOVED)
+        labels = index.take_posts(gone, ["verdict", "category", "label_source"]).columns
+        columns = [ids[0], kept, REASONS.take(pa.array(reason)), similar, *labels]
+        return pa.table(columns, REMOVED.names).cast(REMOVED)
 
     def conflicts(self, index: Index, leaders: Numbers) -> pa.Table:
         """The posts whose labels contradict each other (LABEL_CONFLICTS), oldest first."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from xhs_pipeline.curation.learner import character_features, class_probabilities
 from xhs_pipeline.judgement.metrics import predictions_frame
 from xhs_pipeline.policy import Policy
 
@@ -58,12 +59,15 @@ def tfidf_floor(train: pa.Table, test: pa.Table, policy: Policy, seed: int) -> p
     verdicts, categories = _answers(train, policy)
     if not test.num_rows:
         return majority_floor(train, test, policy)
-    features, note = _features(post_texts(train), post_texts(test))
+    features = character_features(post_texts(train), post_texts(test))
     if features is None:
         frame = majority_floor(train, test, policy)
+        note = "the training posts hold no text, so the answers are the majority's"
     else:
-        p_category = _classify(*features, categories, policy.category_names, seed)
-        p_verdict = _classify(*features, verdicts, policy.verdict_ids, seed)
+        learned, asked, min_df = features
+        note = "" if min_df > 1 else "no n-gram occurs in two training posts, so min_df is 1"
+        p_category = class_probabilities(learned, asked, categories, policy.category_names, seed)
+        p_verdict = class_probabilities(learned, asked, verdicts, policy.verdict_ids, seed)
         chosen = [policy.category_names[i] for i in p_category.argmax(axis=1)]
         allowed = {
             c.name: np.array([v in c.verdicts for v in policy.verdict_ids], dtype=bool) for c in policy.categories
@@ -96,35 +100,3 @@ def _answers(train: pa.Table, policy: Policy) -> tuple[list[str], list[str]]:
 def _shares(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
     counts = Counter(labels)
     return np.array([counts[name] / len(labels) for name in names], dtype=float)
-
-
-def _features(train: list[str], test: list[str]) -> tuple[tuple[Any, Any] | None, str]:
-    """Sparse matrices of both sets and a note; None when the training texts hold no character at all."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    texts = [text.strip() for text in train]
-    for min_df, note in ((2, ""), (1, "no n-gram occurs in two training posts, so min_df is 1")):
-        # decided before fitting: scikit-learn reports an empty vocabulary as a bare ValueError
-        seen = Counter(character for text in texts for character in set(text.lower()))
-        if any(count >= min_df for count in seen.values()):
-            vectorizer = TfidfVectorizer(
-                analyzer="char", ngram_range=(1, 3), min_df=min_df, sublinear_tf=True, dtype=np.float32
-            )
-            fitted = vectorizer.fit_transform(texts)
-            return (fitted, vectorizer.transform([text.strip() for text in test])), note
-    return None, "the training posts hold no text, so the answers are the majority's"
-
-
-def _classify(train: Any, test: Any, labels: Sequence[str], names: Sequence[str], seed: int) -> np.ndarray:
-    """Class probabilities of the test rows, shape (test, names); classes that `labels` lacks get 0."""
-    from sklearn.linear_model import LogisticRegression
-
-    out = np.zeros((test.shape[0], len(names)))
-    if len(set(labels)) == 1:
-        out[:, names.index(labels[0])] = 1.0
-        return out
-    model = LogisticRegression(C=10, class_weight="balanced", max_iter=1000, random_state=seed)
-    model.fit(train, list(labels))
-    for i, name in enumerate(model.classes_):
-        out[:, names.index(name)] = model.predict_proba(test)[:, i]
-    return out

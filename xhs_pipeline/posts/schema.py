@@ -69,8 +69,17 @@ QUARANTINE = pa.schema(
 DROPPED_IMAGES = pa.schema(
     [("post_id", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
+# Duplicates that left, with the label they had: several labels of one content tell how far reviewers agree.
 REMOVED = pa.schema(
-    [("post_id", pa.string()), ("kept_post_id", pa.string()), ("reason", pa.string()), ("similarity", pa.float32())]
+    [
+        ("post_id", pa.string()),
+        ("kept_post_id", pa.string()),
+        ("reason", pa.string()),
+        ("similarity", pa.float32()),
+        ("verdict", pa.string()),
+        ("category", pa.string()),
+        ("label_source", pa.string()),
+    ]
 )
 
 

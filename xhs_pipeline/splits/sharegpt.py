@@ -17,14 +17,16 @@ import pyarrow.parquet as pq
 from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates
 from xhs_pipeline.artifacts import Built, CheckOutcome, write_json
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, write_table
+from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, render_answer, render_prompt, to_messages
 from xhs_pipeline.splits.grouping import SPLITS, split_of
+from xhs_pipeline.splits.suspects import left_out, suspects
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-# elided: characters left out of the middle of a long body or text in images; images_left_out: images past the profile's max_images.
+# elided: characters left out of the middle of a long body or text in images; images_left_out: images past the profile's
+# max_images; label_weight: what the post counts in the loss, below 1 where its label is suspected (train only).
 _OF_THE_POST = (
     "images", "post_id", "group_id", "founders", "week", "title", "body", "verdict", "category", "severity", "rationale",
     "label_source", "author_hash", "ocr_text", "qr_codes",
@@ -35,18 +37,24 @@ SHAREGPT = pa.schema(
         *(UNIQUE_POSTS.field(name) for name in _OF_THE_POST),
         pa.field("elided", pa.int32()),
         pa.field("images_left_out", pa.int32()),
+        pa.field("label_weight", pa.float32()),
         UNIQUE_POSTS.field("schema_version"),
     ]
 )
-_LIGHT = ["post_id", "founders", "verdict", "category"]
+_LIGHT = ["post_id", "founders", "verdict", "category", "label_source"]
 MAX_DUPLICATE_RATIONALES = 0.3  # near-identical reasons are known to collapse the quality of the analysis line
 
 
-def write_splits(unique: Path, outcomes_file: Path, policy: Policy, profile: Profile, work: Path) -> Built:
-    """Write train / validation / calibration / test.parquet and dataset_info.json into `work`, from the folder of unique_posts.
+def write_splits(
+    unique: Path, outcomes_file: Path, issues_file: Path, policy: Policy, profile: Profile, work: Path
+) -> Built:
+    """Write train / validation / calibration / test.parquet, quarantine.parquet and dataset_info.json into `work`, from the
+    folder of unique_posts.
 
     The verdict, category and severity of an appeal's outcome replace the post's own label, with label_source "appeal". Of a
     set of duplicates that was set aside for its contradicting labels, the post that the latest appeal decided comes back.
+    Posts with a suspected label (LABEL_ISSUES in `issues_file`) stay in train, are left out of it and listed in
+    quarantine.parquet, or get a smaller label_weight there, as the profile's label_issues says.
     Streams the posts; memory holds ids and labels of all posts, and one batch of images. Raises ValueError when nothing is
     left to train on, and when the profile wants text in images and some weeks were cleaned without reading it.
     """
@@ -70,7 +78,10 @@ def write_splits(unique: Path, outcomes_file: Path, policy: Policy, profile: Pro
             f"{unique}: no posts; see the quarantine reasons of raw_posts and clean_posts for where they went"
         )
     split = {row["post_id"]: split_of(row["founders"], profile) for row in light}
-    train = [(row["post_id"], row[profile.balance_by]) for row in light if split[row["post_id"]] == "train"]
+    in_train = [row for row in light if split[row["post_id"]] == "train"]
+    suspected = suspects(pq.read_table(issues_file), in_train, policy)
+    excluded = suspected if profile.label_issues == "exclude" else {}
+    train = [(row["post_id"], row[profile.balance_by]) for row in in_train if row["post_id"] not in excluded]
     labels = policy.category_names if profile.balance_by == "category" else policy.verdict_ids
     quotas = {policy.verdict_id(label) or label: quota for label, quota in profile.train_quotas.items()}
     balanced = balance(train, quotas, labels, profile.seed)
@@ -80,12 +91,17 @@ def write_splits(unique: Path, outcomes_file: Path, policy: Policy, profile: Pro
             f"{unique}: {len(light)} posts leave nothing to train on; add posts, or lower the shares or quotas"
         )
 
+    weighed_down = balanced.kept & set(suspected) if profile.label_issues == "down_weight" else set()
+    weights = dict.fromkeys(weighed_down, profile.label_issue_weight)
+    write_table(work / "quarantine.parquet", QUARANTINE, [left_out(excluded.values())])
     counts: dict[str, Any] = {}
     for name in SPLITS:
         chosen = {p for p, s in split.items() if s == name and (s != "train" or p in balanced.kept)}
         rows = _interleaved(files, chosen)
         counts[name] = write_table(
-            work / f"{name}.parquet", SHAREGPT, (_conversations(batch, outcomes, policy, profile) for batch in rows)
+            work / f"{name}.parquet",
+            SHAREGPT,
+            (_conversations(batch, outcomes, weights, policy, profile) for batch in rows),
         )
     has_images = {name: _holds_images(work / f"{name}.parquet") for name in SPLITS}
     write_json(work / "dataset_info.json", dataset_info(".parquet", has_images))
@@ -94,6 +110,8 @@ def write_splits(unique: Path, outcomes_file: Path, policy: Policy, profile: Pro
     counts |= {
         "posts_in": len(light),
         "left_out_by_quota": len(train) - len(balanced.kept),
+        "left_out_as_label_issue": pq.read_metadata(work / "quarantine.parquet").num_rows,
+        "label_issues_in_train": len(suspected),
         "quota_asked": balanced.asked,
         "quota_found": balanced.found,
         "decided_on_appeal": applied.named,
@@ -159,7 +177,9 @@ def _interleaved(files: Sequence[Path], chosen: set[str]) -> Iterator[pa.RecordB
         yield pa.concat_batches(waiting)
 
 
-def _conversations(batch: pa.RecordBatch, outcomes: pa.Table, policy: Policy, profile: Profile) -> pa.RecordBatch:
+def _conversations(
+    batch: pa.RecordBatch, outcomes: pa.Table, weights: Mapping[str, float], policy: Policy, profile: Profile
+) -> pa.RecordBatch:
     rows = []
     for post in apply_outcomes(pa.Table.from_batches([batch]), outcomes).posts.to_pylist():
         images = post["images"][: profile.max_images]
@@ -177,6 +197,7 @@ def _conversations(batch: pa.RecordBatch, outcomes: pa.Table, policy: Policy, pr
                 "images": images,
                 "elided": prompt.elided,
                 "images_left_out": len(post["images"]) - len(images),
+                "label_weight": weights.get(post["post_id"], 1.0),
             }
         )
     return pa.RecordBatch.from_pylist(rows, schema=SHAREGPT)
@@ -245,14 +266,14 @@ def check_splits(work: Path, counts: Mapping[str, Any], policy: Policy) -> list[
     crossing = sum(len(names) > 1 for names in groups.values())
     alike = {c: round(1 - len(set(texts)) / len(texts), 3) for c, texts in sorted(rationales.items())}
     too_alike = [c for c, share in alike.items() if share > MAX_DUPLICATE_RATIONALES]
-    accounted = rows + counts["left_out_by_quota"] == counts["posts_in"]
+    quota, issues = counts["left_out_by_quota"], counts["left_out_as_label_issue"]
     return [
         CheckOutcome("no_group_across_splits", crossing == 0, f"{crossing} of {len(groups)} groups lie in more than one split", {"groups_across": crossing}),
         CheckOutcome("labels_in_policy", bad_labels == 0, f"{bad_labels} of {rows} rows have a label that the policy does not allow"),
         CheckOutcome("placeholders_match_images", bad_placeholders == 0, f"{bad_placeholders} of {rows} rows have another number of placeholders than images"),
         CheckOutcome(
-            "rows_accounted", accounted,
-            f"{counts['posts_in']} posts in = {rows} rows + {counts['left_out_by_quota']} left out by quota",
+            "rows_accounted", rows + quota + issues == counts["posts_in"],
+            f"{counts['posts_in']} posts in = {rows} rows + {quota} left out by quota + {issues} as label issues",
         ),
         CheckOutcome(
             "rationales_differ", not too_alike,

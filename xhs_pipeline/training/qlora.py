@@ -15,7 +15,7 @@ from typing import Any
 
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.training.order import augment, run_order
-from xhs_pipeline.vlm.batches import Example, pad
+from xhs_pipeline.vlm.batches import Example, loss_total, pad
 
 
 def lora_model(base: Any, profile: Profile) -> Any:
@@ -48,14 +48,15 @@ def answer_loss(model: Any) -> None:
     """Make `model.forward`, given labels, return the loss of the answer's tokens only, and no logits.
 
     The head is applied to the hidden states that predict an answer token: with a vocabulary of 151,936, logits of whole
-    sequences would be the largest tensor of the step by far. Weighted cross-entropy, sum(w_i * nll_i) / sum(w_i).
+    sequences would be the largest tensor of the step by far. Weighted cross-entropy, sum(w_i * nll_i) / sum(w_i), or over
+    loss_total where that is given (see batches.loss_total).
     """
     import torch
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
     forward = model.forward
 
-    def answer_forward(labels: Any = None, loss_weights: Any = None, **inputs: Any) -> Any:
+    def answer_forward(labels: Any = None, loss_weights: Any = None, loss_total: Any = None, **inputs: Any) -> Any:
         if labels is None:
             return forward(**inputs)
         hidden = model.model(**{**inputs, "use_cache": False}).last_hidden_state
@@ -64,7 +65,8 @@ def answer_loss(model: Any) -> None:
         losses = torch.nn.functional.cross_entropy(
             model.lm_head(hidden[:, :-1][chosen]).float(), labels[:, 1:][chosen], reduction="none"
         )
-        return CausalLMOutputWithPast(loss=(losses * weights[chosen]).sum() / weights[chosen].sum())
+        total = weights[chosen].sum() if loss_total is None else loss_total
+        return CausalLMOutputWithPast(loss=(losses * weights[chosen]).sum() / total)
 
     model.forward = answer_forward
 
@@ -218,6 +220,7 @@ def train(
     adapted modules, the number of trainable parameters and the best step. Raises FloatingPointError on a non-finite loss,
     naming the records.
     """
+    import torch
     from transformers import PrinterCallback, set_seed
 
     from xhs_pipeline.vlm.base import load_model
@@ -234,7 +237,9 @@ def train(
     best = work / "adapter"
 
     def collate(rows: list[Example]) -> dict[str, Any]:
-        return {**pad(rows, processor, profile.rationale_weight), "post_ids": [row.post_id for row in rows]}
+        total = torch.tensor(loss_total(rows, profile.rationale_weight))
+        batch = pad(rows, processor, profile.rationale_weight)
+        return {**batch, "loss_total": total, "post_ids": [row.post_id for row in rows]}
 
     def keep(trained: Any) -> None:
         shutil.rmtree(work / ".adapter", ignore_errors=True)

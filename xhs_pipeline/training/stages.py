@@ -5,6 +5,7 @@ Each reads what an earlier stage wrote, calls the recipe, and writes into the fo
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from xhs_pipeline.vlm.card import ModelCard, write_card
 from xhs_pipeline.vlm.scoring import Judgement, judge_examples
 
 PROBE_POSTS = 64
+_READ = ["post_id", "messages", "images", "label_weight"]
 
 
 def checkpoint_folder(base: Path) -> Path:
@@ -39,13 +41,13 @@ def load_examples(
         if isinstance(found, Unfit):
             unfit.append(found)
         else:
-            examples.append(found)
+            examples.append(replace(found, weight=row["label_weight"]))
     return examples, unfit
 
 
 def _rows(file: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     left = limit
-    for batch in pq.ParquetFile(file).iter_batches(columns=["post_id", "messages", "images"], batch_size=64):
+    for batch in pq.ParquetFile(file).iter_batches(columns=_READ, batch_size=64):
         rows = batch.to_pylist()[:left]
         yield from rows
         left = None if left is None else left - len(rows)

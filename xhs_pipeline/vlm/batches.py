@@ -16,6 +16,7 @@ class Example:
     """One tokenised record: `prompt` ids with image tokens expanded, `answer` ids ending in <|im_end|>, JPEG bytes.
 
     The answer's first `decided` ids are verdict and category; what follows is the rationale, and the end of the turn.
+    `weight` is what the record counts in the loss beside others.
     """
 
     post_id: str
@@ -23,6 +24,7 @@ class Example:
     answer: list[int] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     decided: int = 0
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -74,7 +76,7 @@ def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1
     """Left-padded tensors of shape (batch, length), which scoring can append its answers to.
 
     int64: input_ids, attention_mask, labels (answer only), mm_token_type_ids; float32: loss_weights, 1 for the decision and
-    the end of the turn, `rationale_weight` between them. With images also pixel_values (patches, 1176) float32 and
+    the end of the turn, `rationale_weight` between them, times the record's weight. With images also pixel_values (patches, 1176) float32 and
     image_grid_thw (images, 3) int64.
     """
     import torch
@@ -84,14 +86,11 @@ def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1
     ids, mask, labels, weights = [], [], [], []
     for example in examples:
         space = width - len(example)
-        rationale = max(len(example.answer) - example.decided - 1, 0)
         ids.append([empty] * space + example.prompt + example.answer)
         mask.append([0] * space + [1] * len(example))
         labels.append([IGNORED] * (space + len(example.prompt)) + example.answer)
-        weights.append(
-            [0.0] * (width - len(example.answer)) + [1.0] * example.decided + [rationale_weight] * rationale
-            + [1.0] * (len(example.answer) - example.decided - rationale)
-        )  # fmt: skip
+        answer = [weight * example.weight for weight in _answer_weights(example, rationale_weight)]
+        weights.append([0.0] * (width - len(example.answer)) + answer)
     batch: dict[str, Any] = {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(mask),
@@ -103,6 +102,20 @@ def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1
     if images:
         batch |= pixels(processor, images)
     return batch
+
+
+def loss_total(examples: Sequence[Example], rationale_weight: float = 1.0) -> float:
+    """What the loss of these records is divided by: the sum of their tokens' weights as if every record counted 1.
+
+    Divided by loss_weights' own sum, a record's weight would cancel out in a batch of one.
+    """
+    return sum(sum(_answer_weights(example, rationale_weight)) for example in examples)
+
+
+def _answer_weights(example: Example, rationale_weight: float) -> list[float]:
+    rationale = max(len(example.answer) - example.decided - 1, 0)
+    rest = len(example.answer) - example.decided - rationale
+    return [1.0] * example.decided + [rationale_weight] * rationale + [1.0] * rest
 
 
 @dataclass(frozen=True)
