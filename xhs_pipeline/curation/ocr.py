@@ -22,13 +22,14 @@ INSTALL = "pip install 'xhs-pipeline[ocr]'"
 QR_CODE = "二维码"  # beside the placeholder types in a post's `identifiers`
 MIN_CONFIDENCE = 0.5  # of a line; RapidOCR's own default
 # Lines are read at a height of 48 pixels, so that a character is about 48 wide and costs about 5 ms. An image's largest lines
-# are read up to this width, some 500 characters: a page of footnotes would take 20 s, and small print cannot crowd out a headline.
+# are read up to this width, some 500 characters: a page of small print would take 17 s, and cannot crowd out a headline.
+# Figures here: benchmarks/ocr.md.
 MAX_LINE_PIXELS = 24_000
 # Characters kept of all images of a post together. The prompt has to hold them beside the body and the images' own tokens.
 HEAD, TAIL = 350, 150
 # A finder pattern (the square eye of a QR code) has a perimeter of at least this share of the image's longest side.
 MIN_FINDER_PERIMETER = 0.04
-# Pairing eyes into codes takes time by the cube of their number: 12 s for a sheet of 784 of them. No photo has a hundred.
+# Pairing eyes into codes takes more than its share of time the more there are: 13 s for a sheet of 784. No photo has a hundred.
 MAX_FINDERS = 100
 _MODELS = {"Det": "PP-OCRv6_det_small", "Cls": "ch_ppocr_mobile_v2.0_cls_mobile", "Rec": "PP-OCRv6_rec_small"}
 
@@ -107,7 +108,7 @@ class _Reader:
                 "Global.use_preprocess_img": False,  # enlarges lines before they are brought to their height
                 "EngineConfig.onnxruntime.intra_op_num_threads": 1,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-                # One line at a time is faster on one thread, nothing being padded, and takes half the memory (0.5 GB, not 1.2).
+                # One line at a time: faster on one thread, nothing being padded, and with less memory.
                 "Rec.rec_batch_num": 1,
                 "Cls.cls_batch_num": 1,
             }
