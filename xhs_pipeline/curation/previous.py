@@ -162,16 +162,22 @@ class Previous:
         return self._changed
 
     def link(self, name: str, work: Path) -> bool:
-        """Link a file, or every file under a folder, from the previous version into `work`; False where it is not as it was."""
-        names = [name] if name in self._files else sorted(n for n in self._files if n.startswith(f"{name}/"))
-        if not names or not all(self._has_size(n) for n in names):
+        """Link a file of the previous version into `work`; False where it is not there with the size that it was written with."""
+        entry, source, target = self._files.get(name), os.path.join(self._path, name), os.path.join(work, name)
+        if entry is None or not os.path.isfile(source) or os.path.getsize(source) != entry["bytes"]:
             return False
-        for each in names:
-            target = work / each
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(self._path / each, target)
-                self.linked[each] = self._files[each]
-            except OSError:  # another file system, or one without links: the copy is hashed like a file written here
-                shutil.copyfile(self._path / each, target)
+        try:
+            os.link(source, target)
+            self.linked[name] = entry
+        except OSError:  # another file system, or one without links: the copy is hashed like a file written here
+            shutil.copyfile(source, target)
         return True
+
+    def link_segment(self, week: str, work: Path) -> Segment:
+        """The week's segment, linked into `work`."""
+        folder = work / "index" / week
+        folder.mkdir(parents=True)
+        for name in (f"index/{week}/{file}" for file in sorted(os.listdir(self._path / "index" / week))):
+            if not self.link(name, work):
+                raise ValueError(f"{self._path / name}: changed while it was read; run unique_posts again")
+        return Segment.load(folder)

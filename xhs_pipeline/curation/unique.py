@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, write_json
 from xhs_pipeline.curation.duplicates import KEPT, Decisions, decide
-from xhs_pipeline.curation.index import FORMAT, Numbers, Segment
+from xhs_pipeline.curation.index import FORMAT, Index, Numbers
 from xhs_pipeline.curation.parts import PART_ROWS, Written, write_parts
 from xhs_pipeline.curation.previous import Founders, Previous, Result
 
@@ -55,8 +55,7 @@ def write_unique(
     before = Previous(previous, settings, said, log)
     history = History()
     for name in names[: before.weeks]:
-        before.link(f"index/{name}", work)
-        history.append(Segment.load(work / "index" / name))
+        history.append(before.link_segment(name, work))
     _fold(history, weeks, names[before.weeks :], work, log)
     leaders = history.leaders()
     decisions = _decided(history, leaders, before, trusted_sources)
@@ -67,7 +66,7 @@ def write_unique(
     pq.write_table(conflicts, work / "label_conflicts.parquet", compression="zstd")
     result.save(work / "index")
     write_json(work / "index" / "state.json", settings | {"weeks": said})
-    return _built(weeks, result, conflicts.num_rows, written, before, work)
+    return _built(weeks, history.index, result, conflicts.num_rows, written, before, work)
 
 
 def _fold(history: "History", weeks: Mapping[str, Artifact], names: list[str], work: Path, log: Log) -> None:
@@ -106,9 +105,17 @@ def _decided(history: "History", leaders: Numbers, before: Previous, trusted_sou
 
 
 def _built(
-    weeks: Mapping[str, Artifact], result: Result, conflicts: int, written: Written, before: Previous, work: Path
+    weeks: Mapping[str, Artifact],
+    index: Index,
+    result: Result,
+    conflicts: int,
+    written: Written,
+    before: Previous,
+    work: Path,
 ) -> Built:
-    rows = sum(pq.read_metadata(artifact.file("posts.parquet")).num_rows for artifact in weeks.values())
+    rows = sum(segment.posts for segment in index.segments[: before.weeks])  # counted in their files when they were new
+    for name in sorted(weeks)[before.weeks :]:
+        rows += pq.read_metadata(weeks[name].file("posts.parquet")).num_rows
     removed = pq.read_metadata(work / "removed.parquet").num_rows
     kept, aside = written.rows["posts"], written.rows["set_aside"]
     counts: dict[str, Any] = {
