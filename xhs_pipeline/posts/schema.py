@@ -2,7 +2,7 @@
 
 Images are JPEG (after cleaning) or original (before) bytes embedded beside their path. Parquet settings follow
 xhs_pipeline_tests/benchmarks/parquet_images: image bytes uncompressed and without a dictionary, text zstd, and row groups of
-64 rows or 6 MB, since whoever wants one image reads its whole group.
+64 rows or 4 MB, since whoever wants one image reads its whole group.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 ROWS_PER_GROUP = 64
-BYTES_PER_GROUP = 6 * 1024 * 1024
+BYTES_PER_GROUP = 4 * 1024 * 1024
 DICTIONARY_COLUMNS = ("week", "verdict", "category", "label_source", "reason", "stage")
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
