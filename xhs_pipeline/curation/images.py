@@ -47,7 +47,7 @@ class ImageLimits:
     max_aspect_ratio: float = 200.0
     longest_side: int = 1024
     jpeg_quality: int = 85
-    # Encoders write 10 to 20. At 50 megapixels 490 scans of 12 bytes each keep a decoder busy for 19 s, 64 for 2.5 s
+    # Encoders write 10 to 20. At 50 megapixels 490 scans of 12 bytes each keep a decoder busy for 20 s, 64 for 3 s
     # (xhs_pipeline_tests/benchmarks/images.py --worst).
     max_scans: int = 64
 
@@ -234,12 +234,19 @@ def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     extent = (image.width / factor, image.height / factor)
     if factor > 1:
         image = image.reduce(factor)
-    try:
-        flat = pa.array(image).flatten().to_numpy()  # Pillow's own memory
-    except ValueError:  # which is in several blocks, above 16 MB
-        flat = np.frombuffer(image.convert("RGBX").tobytes(), np.uint8)
-    pixels = shrink(flat.reshape(image.height, image.width, 4), extent, size)
+    pixels = shrink(_rgbx(image), extent, size)
     return Image.fromarrow(pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4), "RGB", size)
+
+
+def _rgbx(image: Image.Image) -> np.ndarray:
+    """The pixels of an RGB image (height, width, 4), uint8, read-only: Pillow's own memory where that is in one piece."""
+    import pyarrow as pa
+
+    try:
+        flat = pa.array(image).flatten().to_numpy()
+    except ValueError:  # several pieces, above 16 MB
+        flat = np.frombuffer(image.convert("RGBX").tobytes(), np.uint8)
+    return flat.reshape(image.height, image.width, 4)
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -247,10 +254,17 @@ def perceptual_hash(image: Image.Image) -> str:
 
     The pHash of Zauner (2010), "Implementation and Benchmarking of Perceptual Image Hash Functions", with four times its bits,
     since 64 do not see a telephone number drawn onto a photo. The first coefficient (mean brightness) stays out of the median.
-    A flat image hashes by its noise, so its coefficients are rounded to zero.
+    A flat image hashes by its noise, so its coefficients are rounded to zero. `image` is RGB or L, at most 2,048 pixels a side.
     """
-    size = (_GREY_SIDE, _GREY_SIDE)
-    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0), dtype=np.float64)
+    across, down = (max(1, side // (2 * _GREY_SIDE)) for side in image.size)
+    extent = (0, 0, image.width / across, image.height / down)
+    if image.mode == "RGB":
+        from xhs_pipeline.curation.resampling import grey_blocks
+
+        blocks = Image.fromarray(grey_blocks(_rgbx(image), across, down))
+    else:
+        blocks = image.reduce((across, down))
+    grey = np.asarray(blocks.resize((_GREY_SIDE, _GREY_SIDE), Image.Resampling.BICUBIC, extent), dtype=np.float64)
     cosines = _cosines()
     low = np.round(cosines @ grey @ cosines.T, 3).ravel()
     return np.packbits(low > np.median(low[1:])).tobytes().hex()

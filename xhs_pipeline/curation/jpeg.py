@@ -72,7 +72,12 @@ def strip_metadata(data: bytes) -> bytes | None:
 def _widely_read(frame: bytes, has_jfif: bool, has_adobe: bool) -> bool:
     """Whether every common decoder shows this frame alike, once nothing but JFIF is left to tell it the colours."""
     components = frame[9] if len(frame) > 9 else 0
-    if frame[1] not in _HUFFMAN_FRAMES or components not in (1, 3) or len(frame) != 10 + 3 * components or frame[4] != 8:
+    if (
+        frame[1] not in _HUFFMAN_FRAMES
+        or components not in (1, 3)
+        or len(frame) != 10 + 3 * components
+        or frame[4] != 8
+    ):
         return False
     numbers, sampling = tuple(frame[10::3]), frame[11::3]
     if components == 1:
