@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from xhs_pipeline.curation.jpeg import strip_metadata
 
 WHITE = (255, 255, 255)
+HASH_BITS = 256
+# Measured by xhs_pipeline_tests/benchmarks/images.py, results beside it: bits moved by a new encoding at quality 60 or 0.7 of
+# the size, and by a telephone number written onto the photo. Must stay below 8, the number of chunks of a hash.
+MAX_HAMMING = 6
+_CHUNK_BITS = 32
+_HASH_SIDE, _GREY_SIDE = 16, 64
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,12 +47,14 @@ class ImageLimits:
     max_aspect_ratio: float = 200.0
     longest_side: int = 1024
     jpeg_quality: int = 85
-    max_scans: int = 500
+    # Encoders write 10 to 20. At 50 megapixels 490 scans of 12 bytes each keep a decoder busy for 20 s, 64 for 3 s
+    # (xhs_pipeline_tests/benchmarks/images.py --worst).
+    max_scans: int = 64
 
 
 @dataclass(frozen=True)
 class CleanImage:
-    """A JPEG (RGB or grey, upright, no metadata), its size in pixels and its perceptual hash as 16 hex digits."""
+    """A JPEG (RGB or grey, upright, no metadata), its size in pixels and its perceptual hash as 64 hex digits."""
 
     data: bytes
     width: int
@@ -85,6 +93,8 @@ def clean_image(data: bytes | None, limits: ImageLimits | None = None) -> CleanI
     kind = sniff(data)
     if kind is None:
         raise ImageRejected("unsupported_format", "not a JPEG, PNG, WebP, GIF or AVIF file")
+    if kind in ("WEBP", "AVIF") and not features.check(kind.lower()):
+        raise ImageRejected("unsupported_format", f"{kind}, which the installed Pillow was built without")
     try:
         with warnings.catch_warnings():
             # Pillow warns above its own pixel limit; ours is lower and rejects.
@@ -120,25 +130,24 @@ def sniff(data: bytes) -> str | None:
 def _clean(data: bytes, kind: str, limits: ImageLimits) -> CleanImage:
     if kind == "WEBP" and (size := _webp_size(data)):
         _check_size(*size, limits)  # Pillow's decoder allocates the whole canvas on opening
-    if kind == "JPEG" and data.count(b"\xff\xda") > limits.max_scans:
+    if kind == "JPEG" and _scans(data) > limits.max_scans:
         raise ImageRejected("too_many_scans", f"more than {limits.max_scans} progressive scans")
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         _check_size(*image.size, limits)
         full_size = image.size
+        target = _fit(full_size, limits.longest_side)
         if kind == "JPEG":
+            if image.mode in ("RGB", "L") and target == full_size and _orientation(image) == 1:
+                stripped = strip_metadata(data)
+                if stripped is not None:
+                    return CleanImage(stripped, *full_size, _hash_of_jpeg(image))
             # libjpeg decodes straight to 1/2, 1/4 or 1/8 while that stays above the wanted size.
-            image.draft(None, _fit(full_size, limits.longest_side))
+            image.draft(None, target)
         image.load()
         orientation = _orientation(image)
-        conforming = (
-            kind == "JPEG" and image.mode in ("RGB", "L") and orientation == 1 and max(full_size) <= limits.longest_side
-        )
-        if conforming and (stripped := strip_metadata(data)) is not None:
-            return CleanImage(stripped, *image.size, perceptual_hash(image))
         pixels = _to_rgb(image)
-    target = _fit(full_size, limits.longest_side)
     if pixels.size != target:
-        pixels = pixels.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        pixels = _shrink(pixels, target)
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
     if min(pixels.size) < limits.min_side:
@@ -159,6 +168,12 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise ImageRejected(
             "extreme_aspect_ratio", f"{width} x {height} pixels, at most {limits.max_aspect_ratio:g} to 1"
         )
+
+
+def _scans(data: bytes) -> int:
+    """How often the marker SOS occurs: once per scan, and in a thumbnail. bytes.count takes 20 times as long."""
+    values = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -192,10 +207,14 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB with transparency flattened on white; 16-bit grey keeps its upper byte instead of being clipped to white."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
+        if image.mode == "F":
+            values = values.astype(np.int32)
         if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-            values >>= 8
+            values = values >> 8
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8), "L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -205,25 +224,67 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache(maxsize=1)
-def _cosines() -> np.ndarray:
-    """The first 8 rows of the 32-point DCT-II matrix, unnormalised."""
-    k, n = np.arange(8)[:, None], np.arange(32)[None, :]
-    return np.cos(np.pi * k * (2 * n + 1) / 64)
+def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An RGB image brought down to `size`: by averaging whole blocks until less than 4 times as large, then by a cubic filter."""
+    import pyarrow as pa
+
+    from xhs_pipeline.curation.resampling import shrink
+
+    factor = max(1, max(image.size) // (2 * max(size)))
+    extent = (image.width / factor, image.height / factor)
+    if factor > 1:
+        image = image.reduce(factor)
+    pixels = shrink(_rgbx(image), extent, size)
+    return Image.fromarrow(pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4), "RGB", size)
+
+
+def _rgbx(image: Image.Image) -> np.ndarray:
+    """The pixels of an RGB image (height, width, 4), uint8, read-only: Pillow's own memory where that is in one piece."""
+    import pyarrow as pa
+
+    try:
+        flat = pa.array(image).flatten().to_numpy()
+    except ValueError:  # several pieces, above 16 MB
+        flat = np.frombuffer(image.convert("RGBX").tobytes(), np.uint8)
+    return flat.reshape(image.height, image.width, 4)
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """64 bits, as 16 hex digits: which of the 8 x 8 lowest DCT coefficients of the 32 x 32 grey image exceed their median.
+    """256 bits, as 64 hex digits: which of the 16 x 16 lowest DCT coefficients of the 64 x 64 grey image exceed their median.
 
-    The pHash of Zauner (2010), "Implementation and Benchmarking of Perceptual Image Hash Functions". The first coefficient
-    (mean brightness) stays out of the median. A flat image hashes by its noise, so its coefficients are rounded to zero.
+    The pHash of Zauner (2010), "Implementation and Benchmarking of Perceptual Image Hash Functions", with four times its bits,
+    since 64 do not see a telephone number drawn onto a photo. The first coefficient (mean brightness) stays out of the median.
+    A flat image hashes by its noise, so its coefficients are rounded to zero. `image` is RGB or L, at most 2,048 pixels a side.
     """
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
+    across, down = (max(1, side // (2 * _GREY_SIDE)) for side in image.size)
+    extent = (0, 0, image.width / across, image.height / down)
+    if image.mode == "RGB":
+        from xhs_pipeline.curation.resampling import grey_blocks
+
+        blocks = Image.fromarray(grey_blocks(_rgbx(image), across, down))
+    else:
+        blocks = image.reduce((across, down))
+    grey = np.asarray(blocks.resize((_GREY_SIDE, _GREY_SIDE), Image.Resampling.BICUBIC, extent), dtype=np.float64)
     cosines = _cosines()
     low = np.round(cosines @ grey @ cosines.T, 3).ravel()
-    return f"{int(''.join('1' if bit else '0' for bit in low > np.median(low[1:])), 2):016x}"
+    return np.packbits(low > np.median(low[1:])).tobytes().hex()
 
 
-def hamming(left: str, right: str) -> int:
-    """Number of bits in which two perceptual hashes differ, 0 to 64."""
-    return (int(left, 16) ^ int(right, 16)).bit_count()
+def _hash_of_jpeg(image: Image.Image) -> str:
+    """The hash of an opened JPEG, of which libjpeg decodes only brightness, as small as the hash needs; all of it is read."""
+    image.draft("L", (2 * _GREY_SIDE, 2 * _GREY_SIDE))
+    image.load()
+    return perceptual_hash(image)
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> np.ndarray:
+    """The first 16 rows of the 64-point DCT-II matrix, unnormalised."""
+    k, n = np.arange(_HASH_SIDE)[:, None], np.arange(_GREY_SIDE)[None, :]
+    return np.cos(np.pi * k * (2 * n + 1) / (2 * _GREY_SIDE))
+
+
+def chunks(image_hash: int) -> list[tuple[int, int]]:
+    """Eight numbered 32-bit pieces of a hash: hashes within MAX_HAMMING of each other share at least one."""
+    mask = (1 << _CHUNK_BITS) - 1
+    return [(part, image_hash >> (_CHUNK_BITS * part) & mask) for part in range(HASH_BITS // _CHUNK_BITS)]

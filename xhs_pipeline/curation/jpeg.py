@@ -6,6 +6,8 @@ _SOI, _EOI, _SOS, _DHT, _DQT, _DRI, _APP0, _APP14 = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB
 _DAC, _DHP, _EXP = 0xCC, 0xDE, 0xDF
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, _DAC}  # SOF0 to SOF15; C8 is reserved
 _KEPT = _FRAMES | {_SOS, _DHT, _DQT, _DRI}
+_HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended sequential, progressive
+_LUMA_SAMPLING = frozenset({0x11, 0x21, 0x12, 0x22, 0x41})
 # Arithmetic conditioning and hierarchical frames: a decoder without them would see another picture.
 _NEEDED_BY_FEW = frozenset({_DAC, _DHP, _EXP})
 # Markers without a length (TEM, RSTn, a second SOI) have no place between segments.
@@ -20,13 +22,15 @@ def strip_metadata(data: bytes) -> bytes | None:
     Kept are frame headers (SOFn), scans with their compressed data and restart markers, the tables before a scan (DHT, DQT,
     DRI) and a plain JFIF header (APP0, 16 bytes, no thumbnail), which holds no data about anyone and tells decoders the colour
     space. Everything else goes: every other segment, known or not, tables that no scan follows, and what stands after EOI.
-    None is returned when the structure is damaged, when JFIF carries a thumbnail, when an Adobe segment decides the colours in
-    the absence of JFIF, and for the rare kinds that need further segments (arithmetic conditioning, hierarchical).
+    None is returned when the structure is damaged, when JFIF carries a thumbnail, when the colours rest on an Adobe segment or
+    on unusual component numbers in the absence of JFIF, and for what not every decoder reads: arithmetic coding, lossless and
+    hierarchical frames, 12 bits, other than one or three components, sampling other than 4:4:4, 4:4:0, 4:2:2, 4:2:0 and 4:1:1.
     """
     if data[:2] != b"\xff\xd8":
         return None
     kept = [data[:2]]
     waiting: list[bytes] = []  # for a scan that uses them
+    frames: list[bytes] = []
     position, has_jfif, has_adobe = 2, False, False
     while position + 2 <= len(data):
         if data[position] != 0xFF:
@@ -36,7 +40,9 @@ def strip_metadata(data: bytes) -> bytes | None:
             position += 1
             continue
         if marker == _EOI:
-            return None if has_adobe and not has_jfif else b"".join([*kept, b"\xff\xd9"])
+            if len(frames) != 1 or not _widely_read(frames[0], has_jfif, has_adobe):
+                return None
+            return b"".join([*kept, b"\xff\xd9"])
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         end = position + 2 + length
         if length < 2 or end > len(data) or marker in _MISPLACED or marker in _NEEDED_BY_FEW:
@@ -57,6 +63,25 @@ def strip_metadata(data: bytes) -> bytes | None:
             if found is None:
                 return None
             kept += [*waiting, data[position : found.start()]]
+            frames += [part for part in waiting if part[1] in _FRAMES]
             waiting = []
             position = found.start()
     return None
+
+
+def _widely_read(frame: bytes, has_jfif: bool, has_adobe: bool) -> bool:
+    """Whether every common decoder shows this frame alike, once nothing but JFIF is left to tell it the colours."""
+    components = frame[9] if len(frame) > 9 else 0
+    if (
+        frame[1] not in _HUFFMAN_FRAMES
+        or components not in (1, 3)
+        or len(frame) != 10 + 3 * components
+        or frame[4] != 8
+    ):
+        return False
+    numbers, sampling = tuple(frame[10::3]), frame[11::3]
+    if components == 1:
+        return True
+    if not has_jfif and (has_adobe or numbers != (1, 2, 3)):
+        return False
+    return sampling[0] in _LUMA_SAMPLING and sampling[1] == sampling[2] == 0x11
