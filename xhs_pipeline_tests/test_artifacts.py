@@ -155,6 +155,23 @@ def test_the_manifest_says_what_the_artefact_was_made_of_and_what_it_holds(tmp_p
     assert {"torch", "transformers", "dagster"} <= set(manifest["packages"])
 
 
+def test_a_linked_file_keeps_its_digest_where_its_size_agrees_and_is_hashed_anew_where_not(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    first = build(store, Stage())
+    known = {"rows.txt": {**first.manifest["files"]["rows.txt"], "sha256": "0" * 64}}
+
+    def link(work: Path) -> Built:
+        os.link(first.file("rows.txt"), work / "rows.txt")
+        return Built({"rows": 1}, linked=known)
+
+    second = build(store, link, settings={"size": 2})
+    assert second.manifest["files"] == known, "not read again"
+    assert second.file("rows.txt").stat().st_ino == first.file("rows.txt").stat().st_ino
+    known["rows.txt"]["bytes"] += 1
+    third = build(store, link, settings={"size": 3})
+    assert third.manifest["files"] == first.manifest["files"]
+
+
 def test_weeks_are_apart_and_only_published_ones_are_listed(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     for week in ("2026-02-23", "2026-02-16"):

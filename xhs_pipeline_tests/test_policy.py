@@ -124,6 +124,12 @@ def test_the_answer_lines_of_the_policy_are_what_is_neutralised_in_posts(tmp_pat
         ("short: |-\n    {title}\n", "short: |-\n", r"prompt\.short lacks \{title\}"),
         ("违规类别：{category}", "违规类别：", r"answer\.category lacks \{category\}"),
         ("appeals:\n  min_adjudicated: 20", "appeal:\n  min_adjudicated: 20", "lacks appeals"),
+        ("trusted_sources: [appeal]", "trusted_sources: appeal", "trusted_sources is 'appeal'; expected a list"),
+        (
+            "trusted_sources: [appeal]",
+            "trusted_sources: [appeal, appeal]",
+            "expected a list of different label sources",
+        ),
     ],
 )
 def test_a_broken_policy_is_an_error_that_names_the_file_and_the_value(

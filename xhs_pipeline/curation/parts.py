@@ -1,8 +1,8 @@
 """The posts of unique_posts in many small files, so that a post which changes sides has only its neighbours written again.
 
-A part holds what stays of some consecutive row groups of a week's clean posts, about PART_ROWS rows. Of 25,000 new posts about
-a hundred change what is kept of some earlier week (benchmarks/incremental_duplicates.md): with one file a week, every week would
-be written again, images and all.
+A part holds what stays of some consecutive row groups of a week's clean posts, about PART_ROWS rows. Among 25,000 new posts there
+are one or two hundred that change what is kept of earlier weeks, anywhere in them (benchmarks/incremental_duplicates.md): with
+one file a week every week would be written again every time, images and all. Smaller parts are more files to link.
 """
 
 import time
@@ -21,7 +21,7 @@ from xhs_pipeline.curation.index import Index, Numbers
 from xhs_pipeline.curation.previous import Previous, Result
 from xhs_pipeline.posts.schema import UNIQUE_POSTS, TableWriter
 
-PART_ROWS = 256
+PART_ROWS = 128
 BATCH_ROWS = 64
 FOLDERS = {"posts": KEPT, "set_aside": CONFLICT}
 SAY_EVERY_SECONDS = 10.0
