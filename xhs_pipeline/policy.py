@@ -42,6 +42,7 @@ class Policy:
     costs: dict[str, Any]
     gates: dict[str, float]
     appeals: dict[str, Any]
+    deployment: dict[str, Any]
     prompt: dict[str, str]
     answer: dict[str, str]
 
@@ -126,11 +127,11 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     """Read and validate a policy file.
 
     Raises ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
-    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section is missing, or a prompt
-    or an answer line lacks its placeholder.
+    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section is missing, a prevalence is
+    no share, or a prompt or an answer line lacks its placeholder.
     """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "prompt", "answer")
+    sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "deployment", "prompt", "answer")
     missing = [name for name in sections if name not in (raw or {})]
     _require(not missing, path, f"the policy lacks {', '.join(missing)}")
     verdicts = tuple(Verdict(**v) for v in raw["verdicts"])
@@ -159,6 +160,12 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
             path,
             f"category {c.name} lists unknown verdicts {unknown}; allowed: {ids}",
         )
+    shares = raw["deployment"].get("prevalence") if isinstance(raw["deployment"], dict) else None
+    _require(
+        isinstance(shares, list) and all(isinstance(p, float) and 0 < p < 1 for p in shares),
+        path,
+        f"deployment.prevalence is {shares!r}, expected a list of shares between 0 and 1",
+    )
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
@@ -171,6 +178,7 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
         costs=raw["costs"],
         gates=raw["gates"],
         appeals=raw["appeals"],
+        deployment=raw["deployment"],
         prompt=raw["prompt"],
         answer=raw["answer"],
     )
