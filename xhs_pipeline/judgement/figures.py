@@ -67,7 +67,7 @@ def resampled(
     """
     if value is None or samples is None or not samples.size:
         return figure(value, n, reason)
-    bounds = percentiles(without_bias(samples, value) if biased else samples)
+    bounds = without_bias(samples, value) if biased else percentiles(samples)
     if bounds is not None:
         bounds = (min(max(bounds[0], limits[0]), value), max(min(bounds[1], limits[1]), value))
     return figure(value, n, reason, bounds)

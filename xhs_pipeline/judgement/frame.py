@@ -50,6 +50,7 @@ VIOLATION, NORMAL = "violation", "normal"
 _PLACEHOLDER = re.compile(r"<[^<>\s]{1,12}>")
 _DISGUISE = re.compile(f"<[^<>\\s]{{1,8}}:(?:{HOMOPHONE}|{VARIANT})>")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_LETTERS = re.compile(r"[^\W\d_]+")
 MOSTLY_HAN, SOME_HAN = 0.8, 0.2
 
 
@@ -144,15 +145,17 @@ def judged_frame(posts: pa.Table, judged: Sequence[Judgement | Unfit], policy: P
 
 
 def language(text: str) -> str:
-    """zh when at least 80% of the letters are Chinese characters, mixed from 20%, other below, and without any letter.
+    """zh when at least 80% of the words are Chinese characters, mixed from 20%, other below, and without any word.
 
-    Letters are what Unicode calls so, Chinese characters among them; typed placeholders (`<微信号>`) do not count.
+    A Chinese character is a word, and so is a run of other letters: one brand name does not make a Chinese post a mixed one.
+    Typed placeholders (`<微信号>`) do not count.
     """
-    letters = [c for c in _PLACEHOLDER.sub("", text) if c.isalpha()]
-    han = sum(1 for c in letters if _HAN.match(c))
-    if not letters or han < SOME_HAN * len(letters):
+    text = _PLACEHOLDER.sub(" ", text)
+    han = len(_HAN.findall(text))
+    words = han + len(_LETTERS.findall(_HAN.sub(" ", text)))
+    if not words or han < SOME_HAN * words:
         return "other"
-    return "zh" if han >= MOSTLY_HAN * len(letters) else "mixed"
+    return "zh" if han >= MOSTLY_HAN * words else "mixed"
 
 
 def _has_images(table: pa.Table) -> list[bool]:

@@ -84,7 +84,7 @@ class Resamples:
     def block(self, codes: np.ndarray, size: int, values: np.ndarray | None = None) -> Any:
         """Sums by group as a sparse matrix (size, groups): post i adds values[i] (1 when None) to row codes[i].
 
-        `codes` (posts,) integers; a negative code adds to no row. Stack blocks with `stack`.
+        `codes` (posts,) integers; a negative code adds to no row.
         """
         from scipy.sparse import csr_matrix
 
@@ -129,11 +129,15 @@ def percentiles(samples: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def without_bias(samples: np.ndarray, value: float) -> np.ndarray:
-    """Resamples moved down by twice their mean excess over `value` (bias correction, Davison & Hinkley 1997, 5.2.1).
+def without_bias(samples: np.ndarray, value: float) -> tuple[float, float] | None:
+    """`percentiles` of a figure that noise inflates, such as ECE: low moved down by 2 b, high by b, the mean excess over `value`.
 
-    For figures that noise inflates, such as ECE: once in the value, which is too high by about that much, and again in every
-    resample of it.
+    Noise lifts every resample above the value by b, and has lifted the value itself: by b where the error is large, by nothing
+    that counts where noise averages out (Davison & Hinkley 1997, 5.2.1 corrects both). Neither is right throughout, so each end
+    takes the correction that makes the interval wider.
     """
-    kept = samples[np.isfinite(samples)]
-    return samples - 2 * (kept.mean() - value) if len(kept) else samples
+    bounds = percentiles(samples)
+    if bounds is None:
+        return None
+    excess = max(0.0, float(samples[np.isfinite(samples)].mean()) - value)
+    return bounds[0] - 2 * excess, bounds[1] - excess
