@@ -117,7 +117,6 @@ def test_intervals_of_ece_are_corrected_for_the_noise_that_it_gathers() -> None:
         hit, ok = rng.random(1500) < p - 0.05, np.ones(1500, dtype=bool)
         return reliability.ece(p, hit, reliability.equal_mass_bins(p), ok, Resamples(np.arange(1500), i, 200))
 
-    # percentiles as they come hold 0.05 in fewer than half of these
     assert 0.90 <= coverage(draw, 0.05, 200) <= 0.99
 
 
@@ -185,7 +184,7 @@ def test_ten_thousand_posts_and_two_thousand_resamples_take_seconds_and_little_m
     begin = time.process_time()
     report = metrics.evaluate(frame, POLICY)
     paired.compare(frame, rival, POLICY)
-    assert time.process_time() - begin < 30  # about 6 on a quiet machine
+    assert time.process_time() - begin < 30
     assert report["headline"]["category_macro_f1"]["high"] > report["headline"]["category_macro_f1"]["low"]
     asked, groups = answers(frame, POLICY).category, list(frame[metrics.GROUP_ID])
     tracemalloc.start()

@@ -124,6 +124,8 @@ def test_the_answer_lines_of_the_policy_are_what_is_neutralised_in_posts(tmp_pat
         ("short: |-\n    {title}\n", "short: |-\n", r"prompt\.short lacks \{title\}"),
         ("违规类别：{category}", "违规类别：", r"answer\.category lacks \{category\}"),
         ("appeals:\n  min_adjudicated: 20", "appeal:\n  min_adjudicated: 20", "lacks appeals"),
+        ("prevalence: [0.01,", "prevalence: [2,", r"deployment.prevalence is \[2, .*expected a list of shares between"),
+        ("  prevalence: [0.01, 0.02, 0.05]", "  prevalence: 0.02", "deployment.prevalence is 0.02, expected a list"),
     ],
 )
 def test_a_broken_policy_is_an_error_that_names_the_file_and_the_value(
