@@ -189,7 +189,29 @@ def test_a_model_is_compared_with_the_one_in_use_or_with_the_one_it_replaced(fol
     assert rival is not None and rival.version == "v1"
     release(folder, candidate("v2"), PASSED)
     assert champion.rival_of(folder, "v2") == rival, "the same question after the release as before"
-    assert champion.times_rolled_back(folder, "v2") == 0
+    assert champion.interventions(folder, "v2") == []
     rollback(folder, "李雷", "误判升高")
     assert champion.rival_of(folder, "v2") == rival
-    assert champion.times_rolled_back(folder, "v2") == 1
+    assert len(champion.interventions(folder, "v2")) == 1 and champion.interventions(folder, "v1") == []
+
+
+def test_a_person_may_sign_for_missing_evidence_but_not_for_a_failure(folder: Path):
+    with pytest.raises(ValueError, match="fail.*only an insufficient one can be signed off"):
+        champion.sign_off(folder, candidate("v1"), FAILED, "李雷", "着急")
+    with pytest.raises(ValueError, match="name of the person and a reason"):
+        champion.sign_off(folder, candidate("v1"), MISSING, "李雷", " ")
+    assert release(folder, candidate("v1"), MISSING).action == "held"
+    champion.sign_off(folder, candidate("v1"), MISSING, "李雷", "人工看过 200 条", NOW)
+    assert len(champion.interventions(folder, "v1")) == 1
+    assert release(folder, candidate("v1"), FAILED).action == "held", "the same report cannot fail now, but who knows"
+    move = release(folder, candidate("v1"), MISSING)
+    assert move.action == "released" and "signed off by 李雷: 人工看过 200 条" in move.reason
+    row = next(row for row in read_history(folder) if row["action"] == "signed_off")
+    assert (row["name"], row["report_version"], row["at"]) == ("李雷", "report-v1", "2026-02-23T03:00:00+00:00")
+
+
+def test_a_sign_off_holds_for_one_report_of_one_model(folder: Path):
+    champion.sign_off(folder, candidate("v1"), MISSING, "李雷", "人工看过")
+    assert release(folder, candidate("v2"), MISSING).action == "held"
+    later = Candidate("v1", "merged_model/v1", "another-report", "2026-02-16.1")
+    assert release(folder, later, MISSING).action == "held"

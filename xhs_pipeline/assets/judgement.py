@@ -127,7 +127,7 @@ def _rounded(value: float | None) -> str:
     check_specs=[check("released_model", "model_released", "The judged model is the one in use", blocking=False)],
 )
 def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-    from xhs_pipeline.judgement.champion import rival_of, times_rolled_back
+    from xhs_pipeline.judgement.champion import interventions, rival_of
     from xhs_pipeline.judgement.stages import write_release
 
     store, policy = workspace.store, load_policy()
@@ -144,8 +144,8 @@ def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> d
         context,
         store,
         lambda work: write_release(folder, merged, judged, policy, work),
-        # a decision holds for the model in use that it was made against; after a rollback it is made anew
+        # a decision holds for the model in use that it was made against; after a sign-off or a rollback it is made anew
         inputs={"evaluation_report": judged, "merged_model": merged, "champion": rival.version if rival else "none"},
-        settings={"times_rolled_back": times_rolled_back(folder, merged.version)},
+        settings={"interventions": interventions(folder, merged.version)},
         describe=describe,
     )
