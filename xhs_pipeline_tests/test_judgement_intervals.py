@@ -79,7 +79,7 @@ def test_bootstrap_intervals_of_macro_f1_hold_the_truth(copies: int) -> None:
         resamples = Resamples(np.repeat(np.arange(200), copies), seed=i, times=200)
         return classes.averaged_f1(question(cell // 3, cell % 3), resamples, classes.MACRO)
 
-    assert NOMINAL[0] <= coverage(draw, truth, 200) <= NOMINAL[1]
+    assert NOMINAL[0] <= coverage(draw, truth, 400) <= NOMINAL[1]
 
 
 def test_bootstrap_intervals_of_paired_differences_hold_the_truth() -> None:
@@ -91,7 +91,7 @@ def test_bootstrap_intervals_of_paired_differences_hold_the_truth() -> None:
             question(true, ours, 2), question(true, theirs, 2), 1, True, Resamples(np.arange(300), i, 200)
         )
 
-    assert NOMINAL[0] <= coverage(draw, 0.8 - (0.8 * 0.8 + 0.2 * 0.7), 200) <= NOMINAL[1]
+    assert NOMINAL[0] <= coverage(draw, 0.8 - (0.8 * 0.8 + 0.2 * 0.7), 400) <= NOMINAL[1]
 
 
 def test_bootstrap_intervals_of_average_precision_hold_the_truth() -> None:
@@ -106,9 +106,9 @@ def test_bootstrap_intervals_of_average_precision_hold_the_truth() -> None:
     assert truth is not None
 
     def draw(rng: np.random.Generator, i: int) -> Figure:
-        return ranking.average_precision(posts(rng, 500), 1, Resamples(np.arange(500), i, 200))
+        return ranking.average_precision(posts(rng, 500), 1, Resamples(np.arange(500), i, 400))
 
-    assert NOMINAL[0] <= coverage(draw, truth, 200) <= NOMINAL[1]
+    assert NOMINAL[0] <= coverage(draw, truth, 800) <= NOMINAL[1]
 
 
 def test_intervals_of_ece_are_corrected_for_the_noise_that_it_gathers() -> None:
