@@ -43,6 +43,7 @@ class Policy:
     gates: dict[str, float]
     appeals: dict[str, Any]
     trusted_sources: tuple[str, ...]
+    deployment: dict[str, Any]
     prompt: dict[str, str]
     answer: dict[str, str]
 
@@ -127,11 +128,13 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     """Read and validate a policy file.
 
     Raises ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
-    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section is missing, or a prompt
-    or an answer line lacks its placeholder.
+    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section is missing, a prevalence is
+    no share, or a prompt or an answer line lacks its placeholder.
     """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "trusted_sources", "prompt", "answer")
+    sections = (
+        "version", "verdicts", "categories", "costs", "gates", "appeals", "trusted_sources", "deployment", "prompt", "answer",
+    )  # fmt: skip
     missing = [name for name in sections if name not in (raw or {})]
     _require(not missing, path, f"the policy lacks {', '.join(missing)}")
     verdicts = tuple(Verdict(**v) for v in raw["verdicts"])
@@ -148,10 +151,6 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
         # answers are compared word by word: one that another one begins with could never be more likely than it
         within = [f"{a} begins {b}" for a in terms for b in terms if a != b and b.startswith(a)]
         _require(not within, path, f"{kind} may not begin one another: {', '.join(within)}; rename one")
-    for kind, terms in (("verdict labels", labels), ("category names", names)):
-        # answers are compared word by word: one that another one begins with could never be more likely than it
-        within = [f"{a} begins {b}" for a in terms for b in terms if a != b and b.startswith(a)]
-        _require(not within, path, f"{kind} may not begin one another: {', '.join(within)}; rename one")
     _require([c.severity for c in categories].count(0) == 1, path, "exactly one category must have severity 0")
     for c in categories:
         unknown = [v for v in c.verdicts if v not in ids]
@@ -163,6 +162,12 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     trusted = raw["trusted_sources"]
     fits = isinstance(trusted, list) and all(isinstance(s, str) for s in trusted) and len(set(trusted)) == len(trusted)
     _require(fits, path, f"trusted_sources is {trusted!r}; expected a list of different label sources, e.g. [appeal]")
+    shares = raw["deployment"].get("prevalence") if isinstance(raw["deployment"], dict) else None
+    _require(
+        isinstance(shares, list) and all(isinstance(p, float) and 0 < p < 1 for p in shares),
+        path,
+        f"deployment.prevalence is {shares!r}, expected a list of shares between 0 and 1",
+    )
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
@@ -178,6 +183,7 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
         gates=raw["gates"],
         appeals=raw["appeals"],
         trusted_sources=tuple(raw["trusted_sources"]),
+        deployment=raw["deployment"],
         prompt=raw["prompt"],
         answer=raw["answer"],
     )

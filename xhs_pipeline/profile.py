@@ -88,6 +88,9 @@ class Profile(BaseModel):
 
     # scoring
     score_batch_size: int = Field(8, ge=1)
+    min_confidence: float = Field(
+        0.0, ge=0, le=1, description="a verdict less probable than this goes to human review; 0 = off"
+    )
     shard_size: str = Field("2GB", description="largest file of the merged model")
 
     # the embedded model, used only where base_model is 'tiny'
@@ -149,14 +152,16 @@ _SPLITS = {
     "validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "label_issues", "label_issue_weight",
     "json_export",
 }  # fmt: skip
+_DECISIONS = {"min_confidence"}  # nothing is trained or merged by it
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 STAGE_SETTINGS: dict[str, set[str]] = {
     "clean_posts": {"ocr"},
     "label_issues": {"seed"},
     "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
     "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
-    "adapter": set(Profile.model_fields) - _SPLITS - _TINY - {"shard_size"},
-    "merged_model": set(Profile.model_fields) - _SPLITS,
+    "adapter": set(Profile.model_fields) - _SPLITS - _TINY - _DECISIONS - {"shard_size"},
+    "merged_model": set(Profile.model_fields) - _SPLITS - _DECISIONS,
+    "evaluation_report": _DECISIONS | {"seed"},
 }
 
 

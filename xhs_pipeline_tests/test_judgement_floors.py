@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 
 from xhs_pipeline.judgement import floors, metrics
+from xhs_pipeline.vlm.batches import Unfit
+from xhs_pipeline.vlm.scoring import Judgement, at_temperature
 from xhs_pipeline_tests.test_judgement_metrics import EDIT, FRAUD, HARMLESS, LURE, POLICY, REMOVE, posts_table
 
 REAL_POSTS = Path(__file__).resolve().parents[1].parent / "shared" / "real_posts" / "dev.jsonl"
@@ -81,6 +83,28 @@ def test_posts_without_any_text_get_the_majority_answer_and_the_frame_says_so():
     got = floors.tfidf_floor(texts([FRAUD, FRAUD, HARMLESS], [""] * 3), texts([HARMLESS], [""]), POLICY, seed=0)
     assert got[metrics.CATEGORY][0] == "诈骗"
     assert "no text" in got.attrs["note"]
+
+
+def test_the_untuned_base_is_a_floor_like_the_others_and_says_what_it_could_not_answer():
+    answers = POLICY.answers()
+    scores = {a: float(a == b) * 4 for a in answers for b in [FRAUD]}
+    judged = at_temperature(Judgement("p0", "", "", {}, {}, True, tuple(scores[a] for a in answers)), POLICY, 1.0)
+    broken = at_temperature(Judgement("p1", "", "", {}, {}, True, (float("nan"),) * len(answers)), POLICY, 1.0)
+    got = floors.untuned_floor(
+        posts_table([FRAUD, HARMLESS, LURE]), [judged, broken, Unfit("p2", "too_long", "")], POLICY
+    )
+    assert (got[metrics.VERDICT][0], got[metrics.CATEGORY][0]) == FRAUD
+    assert metrics.usable(got, POLICY).tolist() == [True, False, False]
+    assert got["p_category_诈骗"][0] == pytest.approx(judged.category_probs["诈骗"])
+    assert got.attrs["note"] == "the untuned base gave no usable answer to 2 of 3 posts"
+    assert metrics.evaluate(got, POLICY)["counts"]["invalid"] == 2
+
+
+def test_a_model_that_never_heard_of_a_category_gives_it_no_probability():
+    old = POLICY.with_wording("old", {**POLICY.wording, "categories": POLICY.wording["categories"][:-1]})
+    judged = at_temperature(Judgement("p0", "", "", {}, {}, True, tuple(range(len(old.answers())))), old, 1.0)
+    got = floors.untuned_floor(posts_table([FRAUD]), [judged], POLICY)
+    assert got[metrics.category_columns(POLICY)[-1]][0] == 0.0 and metrics.usable(got, POLICY).all()
 
 
 def test_a_floor_without_training_posts_or_with_impossible_labels_is_refused():

@@ -137,7 +137,7 @@ def test_every_source_gets_its_own_figures_and_a_one_sided_source_says_why_f1_is
     a, b = figures["slices"]["label_source"]["a"], figures["slices"]["label_source"]["b"]
     assert (a["n"], b["n"]) == (2, 2)
     assert a["binary_accuracy"]["value"] == 1.0
-    assert a["binary_macro_f1"] == {"value": None, "n": 2, "reason": "the truth holds violation posts only"}
+    assert a["binary_macro_f1"] == metrics.figure(None, 2, "the truth holds violation posts only")
     assert b["binary_macro_f1"]["value"] is not None
 
 
@@ -145,7 +145,7 @@ def test_per_class_figures_say_why_they_are_missing():
     figures = metrics.evaluate(frame([FRAUD], [HARMLESS]), POLICY)
     fraud = figures["per_category"]["诈骗"]
     assert (fraud["true"], fraud["answered"], fraud["correct"]) == (1, 0, 0)
-    assert fraud["precision"] == {"value": None, "n": 0, "reason": "never answered"}
+    assert fraud["precision"] == {"value": None, "n": 0, "reason": "never answered", "low": None, "high": None}
     assert fraud["recall"]["value"] == 0.0
     assert figures["per_category"]["赌博"]["f1"]["reason"] == "neither true nor answered"
 

@@ -10,7 +10,7 @@ import pytest
 
 from xhs_pipeline.splits.conversation import render_answer, render_prompt, to_messages
 from xhs_pipeline.vlm.batches import Example, answer_ids, pad, tokenise
-from xhs_pipeline.vlm.scoring import Judgement, answer_tree, judge_examples, tree_log_likelihoods
+from xhs_pipeline.vlm.scoring import Judgement, answer_tree, at_temperature, judge_examples, tree_log_likelihoods
 from xhs_pipeline_tests.small import POLICY, PROFILE, conversation, jpeg
 
 HOSTILE = (
@@ -159,6 +159,19 @@ def test_probabilities_sum_to_one_and_verdicts_and_categories_are_the_marginals_
             for name, probability in probabilities.items():
                 summed = sum(p for p, answer in zip(joint, answers, strict=True) if answer[place] == name)
                 assert probability == pytest.approx(summed, abs=1e-4)
+
+
+def test_a_judgement_keeps_its_scores_so_that_its_temperature_can_be_changed_afterwards(
+    model: Any, small_processor: Any, examples: dict[str, Example], judged: list[Judgement]
+) -> None:
+    warm = list(judge_examples(model, small_processor, POLICY, list(examples.values()), 64, temperature=3.0))
+    scores = tree_scores(model, small_processor, list(examples.values()))
+    for found, other, row in zip(judged, warm, scores, strict=True):
+        np.testing.assert_allclose(found.scores, row, atol=1e-4, rtol=0)
+        assert (found.temperature, other.temperature) == (1.0, 3.0)
+        assert (other.verdict, other.category) == (found.verdict, found.category)
+        assert max(other.category_probs.values()) < max(found.category_probs.values())
+        assert at_temperature(found, POLICY, 3.0).category_probs == pytest.approx(other.category_probs, abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

@@ -130,6 +130,8 @@ def test_the_answer_lines_of_the_policy_are_what_is_neutralised_in_posts(tmp_pat
             "trusted_sources: [appeal, appeal]",
             "expected a list of different label sources",
         ),
+        ("prevalence: [0.01,", "prevalence: [2,", r"deployment.prevalence is \[2, .*expected a list of shares between"),
+        ("  prevalence: [0.01, 0.02, 0.05]", "  prevalence: 0.02", "deployment.prevalence is 0.02, expected a list"),
     ],
 )
 def test_a_broken_policy_is_an_error_that_names_the_file_and_the_value(

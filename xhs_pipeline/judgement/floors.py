@@ -1,6 +1,6 @@
-"""Cheap answers that any model must beat: the commonest class, and a linear model on character n-grams.
+"""Answers that any model must beat: the commonest class, a linear model on character n-grams, and the base it was tuned from.
 
-Both return a predictions frame as the model does (see metrics), so that one `evaluate` judges all three. No files here.
+Each is a predictions frame as the model's (see frame), so that one `evaluate` judges them all. No files here, and no model.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from xhs_pipeline.curation.learner import character_features, class_probabilities
-from xhs_pipeline.judgement.metrics import predictions_frame
+from xhs_pipeline.judgement.frame import VALID, judged_frame, predictions_frame
 from xhs_pipeline.policy import Policy
+from xhs_pipeline.vlm.batches import Unfit
+from xhs_pipeline.vlm.scoring import Judgement
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAJORITY = "majority"
 TFIDF = "tfidf"
+UNTUNED = "untuned"
 
 
 def majority_floor(train: pa.Table, test: pa.Table, policy: Policy) -> pd.DataFrame:
@@ -76,6 +79,18 @@ def tfidf_floor(train: pa.Table, test: pa.Table, policy: Policy, seed: int) -> p
         answers = [policy.verdict_ids[i] for i in best]
         frame = predictions_frame(test, answers, chosen, p_verdict, p_category, [True] * test.num_rows, policy)
     frame.attrs["note"] = note
+    return frame
+
+
+def untuned_floor(test: pa.Table, judged: Sequence[Judgement | Unfit], policy: Policy) -> pd.DataFrame:
+    """What the base model says before any tuning: `judged` holds its answers to `test`, one for one.
+
+    Same prompt, same scoring of the allowed answers: what a tuned model has above it, the tuning gave. Its temperature is 1, since
+    nothing of ours calibrated it. `frame.attrs["note"]` says how many posts it could not answer ("" for none).
+    """
+    frame = judged_frame(test, judged, policy)
+    lost = int((~frame[VALID]).sum()) if len(frame) else 0
+    frame.attrs["note"] = f"the untuned base gave no usable answer to {lost} of {len(frame)} posts" if lost else ""
     return frame
 
 

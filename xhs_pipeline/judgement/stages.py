@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,7 +13,6 @@ from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.policy import Policy, load_policy
-from xhs_pipeline.vlm.scoring import Judgement
 
 
 def evaluate_model(
@@ -60,7 +58,7 @@ def evaluate_model(
 
 
 def predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
-    """The predictions frame (`metrics.predictions_frame`) of a model over SHAREGPT rows, in today's policy's terms."""
+    """The predictions frame (`metrics.judged_frame`) of a model over SHAREGPT rows, in today's policy's terms."""
     posts = [
         Post(
             row["post_id"],
@@ -72,21 +70,7 @@ def predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], N
         )
         for row in test.select(["post_id", "title", "body", "images", "ocr_text", "qr_codes"]).to_pylist()
     ]
-    judged = judge.judge(posts, log)
-    usable = [j if isinstance(j, Judgement) and j.valid else None for j in judged]
-    unknown = float("nan")
-    # a model in use that was trained before a category was added gives it no probability
-    verdicts = [[j.verdict_probs.get(name, 0.0) if j else unknown for name in policy.verdict_ids] for j in usable]
-    categories = [[j.category_probs.get(name, 0.0) if j else unknown for name in policy.category_names] for j in usable]
-    return metrics.predictions_frame(
-        test,
-        [j.verdict if j else None for j in usable],
-        [j.category if j else None for j in usable],
-        np.array(verdicts).reshape(len(usable), -1),
-        np.array(categories).reshape(len(usable), -1),
-        [j is not None for j in usable],
-        policy,
-    )
+    return metrics.judged_frame(test, judge.judge(posts, log), policy)
 
 
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:

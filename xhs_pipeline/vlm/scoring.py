@@ -93,7 +93,11 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the model says of one post: the most likely allowed answer, and probabilities that sum to 1 each."""
+    """What the model says of one post: the most likely allowed answer, and probabilities that sum to 1 each.
+
+    `scores` are the log-likelihoods that they come from, in nats, one per answer in the order of `Policy.answers()` of the
+    model's policy; `temperature` is what they were divided by.
+    """
 
     post_id: str
     verdict: str
@@ -101,6 +105,8 @@ class Judgement:
     verdict_probs: dict[str, float]
     category_probs: dict[str, float]
     valid: bool
+    scores: tuple[float, ...] = ()
+    temperature: float = 1.0
 
 
 def judge_examples(
@@ -110,8 +116,12 @@ def judge_examples(
     examples: Sequence[Example],
     batch_size: int,
     log: Callable[[str], None] | None = None,
+    temperature: float = 1.0,
 ) -> Iterator[Judgement]:
-    """Judge examples in batches of like length, yielding in the order given. Logs done/total, rate and time left."""
+    """Judge examples in batches of like length, yielding in the order given. Logs done/total, rate and time left.
+
+    `temperature` is the model's own, fitted on its calibration split; 1 leaves the probabilities as the model gives them.
+    """
     tree = answer_tree(processor.tokenizer, policy)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
     scores = np.empty((len(examples), len(tree.answers)))
@@ -128,21 +138,38 @@ def judge_examples(
             spoken = now
     model.train(was_training)
     for example, row in zip(examples, scores, strict=True):
-        yield _judgement(example.post_id, row, tree, policy)
+        yield _judgement(example.post_id, row, policy, temperature)
 
 
-def _judgement(post_id: str, scores: np.ndarray, tree: AnswerTree, policy: Policy) -> Judgement:
-    """Softmax over the allowed answers, then sums over those that share a verdict, and that share a category."""
+def at_temperature(judgement: Judgement, policy: Policy, temperature: float) -> Judgement:
+    """The same scores at another temperature, without asking the model again; `policy` is the one it was judged with.
+
+    Raises ValueError when the judgement's scores are not one per answer of `policy`.
+    """
+    expected = len(policy.answers())
+    if len(judgement.scores) != expected:
+        raise ValueError(
+            f"post {judgement.post_id}: {len(judgement.scores)} scores, policy {policy.version} has {expected} answers; "
+            "give the policy that the model was asked with"
+        )
+    return _judgement(judgement.post_id, np.array(judgement.scores), policy, temperature)
+
+
+def _judgement(post_id: str, scores: np.ndarray, policy: Policy, temperature: float) -> Judgement:
+    """Softmax of scores / temperature over the allowed answers, then sums over those that share a verdict, or a category."""
+    answers = policy.answers()
     valid = bool(np.isfinite(scores).all())
     if valid:
-        share = np.exp(scores - scores.max())
+        share = np.exp((scores - scores.max()) / temperature)
         share /= share.sum()
     else:
         share = np.full(len(scores), 1 / len(scores))
     verdicts = dict.fromkeys(policy.verdict_ids, 0.0)
     categories = dict.fromkeys(policy.category_names, 0.0)
-    for (verdict, category), probability in zip(tree.answers, share, strict=True):
+    for (verdict, category), probability in zip(answers, share, strict=True):
         verdicts[verdict] += float(probability)
         categories[category] += float(probability)
-    verdict, category = tree.answers[int(share.argmax())]
-    return Judgement(post_id, verdict, category, verdicts, categories, valid)
+    verdict, category = answers[int(share.argmax())]
+    return Judgement(
+        post_id, verdict, category, verdicts, categories, valid, tuple(map(float, scores)), float(temperature)
+    )
