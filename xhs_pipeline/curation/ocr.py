@@ -25,6 +25,7 @@ MIN_CONFIDENCE = 0.5  # of a line; RapidOCR's own default
 # are read up to this width, some 500 characters: a page of small print would take 17 s, and cannot crowd out a headline.
 # Figures here: benchmarks/ocr.md.
 MAX_LINE_PIXELS = 24_000
+NARROWEST_LINE = 320  # RapidOCR pads shorter ones to this width
 # Characters kept of all images of a post together. The prompt has to hold them beside the body and the images' own tokens.
 HEAD, TAIL = 350, 150
 # A finder pattern (the square eye of a QR code) has a perimeter of at least this share of the image's longest side.
@@ -137,7 +138,7 @@ class _Reader:
         wanted, width = set(), 0.0
         # by size in steps of a factor of 1.4, so that lines of one size keep their order
         for index in sorted(range(len(crops)), key=lambda i: -round(2 * math.log2(crops[i].shape[0]))):
-            width += 48 * crops[index].shape[1] / crops[index].shape[0]
+            width += max(48 * crops[index].shape[1] / crops[index].shape[0], NARROWEST_LINE)
             if width > MAX_LINE_PIXELS:
                 break
             wanted.add(index)
