@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, digest
+from xhs_pipeline.curation.groups import image_keys, images_agree, parse_images
+from xhs_pipeline.curation.images import MAX_HAMMING
 from xhs_pipeline.curation.unique import write_unique
 from xhs_pipeline.posts.schema import CLEAN_POSTS, write_table
 from xhs_pipeline_tests.test_curation_duplicates_texts import corpus, sentence
@@ -256,3 +258,16 @@ def test_importing_curation_loads_neither_numba_nor_torch() -> None:
         "print(sorted({'numba', 'torch', 'dagster', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_images_that_are_near_meet_under_a_common_key() -> None:
+    generator = random.Random(8)
+    for bits in (64, 256):
+        for _ in range(1_000):
+            one = generator.getrandbits(bits)
+            near = one
+            for bit in generator.sample(range(bits), MAX_HAMMING):
+                near ^= 1 << bit
+            (a,), (b,) = (parse_images(f"{value:0{bits // 4}x}") for value in (one, near))
+            assert images_agree((a,), (b,)) and set(image_keys((a,))) & set(image_keys((b,)))
+    assert not set(image_keys(parse_images("0" * 64))) & set(image_keys(parse_images("f" * 64)))

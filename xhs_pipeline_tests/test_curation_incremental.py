@@ -26,7 +26,7 @@ from xhs_pipeline.splits.grouping import SPLITS, split_of
 from xhs_pipeline.splits.sharegpt import write_splits
 from xhs_pipeline_tests.test_curation_duplicates import LONG, Found, clean_weeks, post
 from xhs_pipeline_tests.test_curation_duplicates_texts import connected, edited, sentence
-from xhs_pipeline_tests.test_splits import outcomes_file
+from xhs_pipeline_tests.test_splits import issues_file, outcomes_file
 
 POLICY = load_policy()
 PROFILE = Profile(base_model="tiny", base_revision="")
@@ -266,7 +266,7 @@ def test_a_fold_tells_week_by_week_how_far_it_is(tmp_path: Path) -> None:
 def placed(folder: Path, unique: Artifact) -> dict[str, str]:
     work = folder / f"splits-{unique.version}"
     work.mkdir()
-    built = write_splits(unique.path, outcomes_file(folder), POLICY, PROFILE, work)
+    built = write_splits(unique.path, outcomes_file(folder), issues_file(folder, []), POLICY, PROFILE, work)
     assert all(check.passed for check in built.checks if check.blocking)
     return {row: name for name in SPLITS for row in pq.read_table(work / f"{name}.parquet")["post_id"].to_pylist()}
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from xhs_pipeline.curation.images import MAX_HAMMING
+
 NEARLY_EMPTY = 4
-# Measured on 223 photos: re-encoding at quality 60 and 0.7 of the size moves 0 to 2 of 64 bits (one photo: 4); two different
-# photos differ in 16 or more. Must stay below CHUNKS.
-MAX_HAMMING = 2
-CHUNKS = 4
+# More than MAX_HAMMING, so that hashes as near as that share at least one piece.
+CHUNKS = 8
 # A post is compared with at most this many kept ones per image chunk, which keeps a group of n linear in n.
 CANDIDATES = 16
 

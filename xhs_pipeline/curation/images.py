@@ -15,9 +15,8 @@ from xhs_pipeline.curation.jpeg import strip_metadata
 WHITE = (255, 255, 255)
 HASH_BITS = 256
 # Measured by xhs_pipeline_tests/benchmarks/images.py, results beside it: bits moved by a new encoding at quality 60 or 0.7 of
-# the size, and by a telephone number written onto the photo. Must stay below 8, the number of chunks of a hash.
+# the size, and by a telephone number written onto the photo. Must stay below the number of pieces that groups.py cuts a hash into.
 MAX_HAMMING = 6
-_CHUNK_BITS = 32
 _HASH_SIDE, _GREY_SIDE = 16, 64
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -282,9 +281,3 @@ def _cosines() -> np.ndarray:
     """The first 16 rows of the 64-point DCT-II matrix, unnormalised."""
     k, n = np.arange(_HASH_SIDE)[:, None], np.arange(_GREY_SIDE)[None, :]
     return np.cos(np.pi * k * (2 * n + 1) / (2 * _GREY_SIDE))
-
-
-def chunks(image_hash: int) -> list[tuple[int, int]]:
-    """Eight numbered 32-bit pieces of a hash: hashes within MAX_HAMMING of each other share at least one."""
-    mask = (1 << _CHUNK_BITS) - 1
-    return [(part, image_hash >> (_CHUNK_BITS * part) & mask) for part in range(HASH_BITS // _CHUNK_BITS)]

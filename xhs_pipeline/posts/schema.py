@@ -40,7 +40,7 @@ RAW_POSTS = pa.schema(
 )
 
 # After cleaning: every image decodes as a JPEG. match_text is the matching form of title and body, for comparison only;
-# image_hashes holds one 64-bit perceptual hash (hex) per image; identifiers lists the placeholder types put into the text and
+# image_hashes holds one 256-bit perceptual hash (64 hex digits) per image; identifiers lists the placeholder types put into the text and
 # into ocr_text, and "二维码" where a QR code was seen. ocr_text is the text in the images, null where there is none; qr_codes
 # counts codes and ocr_failed images that could not be read. All three are null when the setting `ocr` is off.
 CLEAN_POSTS = pa.schema(
