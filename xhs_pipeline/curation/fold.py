@@ -7,7 +7,7 @@ image hashes of those that share a bucket with a new one. It decides nothing abo
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +43,20 @@ class History:
         self.components = Components()
         self.text = self.node = self.first = self.founder = np.empty(0, np.int64)
 
-    def append(self, segment: Segment) -> None:
-        """Take in a finished segment: integers only."""
-        posts, pairs = segment.read("posts"), segment.read("pairs")
-        text, node, first, founder = (posts[name].to_numpy() for name in ("text", "node", "first", "founder"))
-        self._connect(segment, node, pairs["left"].to_numpy(), pairs["right"].to_numpy())
-        self._add(segment, text, node, first, founder)
-
-    def _connect(self, segment: Segment, node: Numbers, left: Numbers, right: Numbers) -> None:
-        self.components.extend(segment.texts + segment.pictured)
-        self.components.join(left, right)
-        self.components.arrive(node, self.index.posts)
-
-    def _add(self, segment: Segment, text: Numbers, node: Numbers, first: Numbers, founder: Numbers) -> None:
-        self.text, self.node = np.append(self.text, text), np.append(self.node, node)
-        self.first, self.founder = np.append(self.first, first), np.append(self.founder, founder)
-        self.index.append(segment)
+    def load(self, segments: Sequence[Segment]) -> None:
+        """Begin with finished segments, oldest first: integers only."""
+        names = ("text", "node", "first", "founder")
+        posts = [segment.read("posts").select(names) for segment in segments]
+        pairs = [segment.read("pairs") for segment in segments]
+        for segment in segments:
+            self.index.append(segment)
+        if segments:
+            self.text, self.node, self.first, self.founder = (
+                pa.concat_tables(posts)[name].to_numpy() for name in names
+            )
+            self.components.extend(self.index.nodes)
+            self.components.join(*(pa.concat_tables(pairs)[name].to_numpy() for name in ("left", "right")))
+            self.components.arrive(self.node, 0)
 
     def leaders(self) -> Numbers:
         """Of every post the oldest in its group; -1 for a repeated id."""
@@ -85,13 +83,17 @@ class History:
         images = self._image_pairs(posts["hashes"].take(pictured).to_pylist(), segment)
         left, right = np.append(pairs[0], images[0]), np.append(pairs[1], images[1])
         segment.write("pairs", pa.table({"left": left, "right": right}))
-        self._connect(segment, node, left, right)
+        self.components.extend(segment.texts + segment.pictured)
+        self.components.join(left, right)
+        self.components.arrive(node, self.index.posts)
         founder = self.components.oldest_of(node)
         for name, values in (("text", text), ("node", node), ("first", first), ("founder", founder)):
             posts = posts.append_column(name, pa.array(values))
         segment.write("posts", posts.select(POSTS.names).cast(POSTS))
         segment.finish()
-        self._add(segment, text, node, first, founder)
+        self.text, self.node = np.append(self.text, text), np.append(self.node, node)
+        self.first, self.founder = np.append(self.first, first), np.append(self.founder, founder)
+        self.index.append(segment)
 
     def _firsts(self, posts: pa.Table, segment: Segment) -> Numbers:
         """Of every post of the week the first post with its id, whenever it came."""

@@ -9,11 +9,14 @@ What a published version before this one has the same is linked from it and not 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, write_json
@@ -54,8 +57,7 @@ def write_unique(
     said = [[name, weeks[name].content] for name in names]
     before = Previous(previous, settings, said, log)
     history = History()
-    for name in names[: before.weeks]:
-        history.append(before.link_segment(name, work))
+    history.load([before.link_segment(name, work) for name in names[: before.weeks]])
     _fold(history, weeks, names[before.weeks :], work, log)
     leaders = history.leaders()
     decisions = _decided(history, leaders, before, trusted_sources)
@@ -121,10 +123,20 @@ def _built(
     counts: dict[str, Any] = {
         "rows_in": rows, "posts": kept, "removed": removed, "weeks": len(weeks), "label_conflicts": conflicts,
         "groups": len(np.unique(result.leaders[result.decisions.reason == KEPT])),
-        "weeks_folded": len(weeks) - before.weeks, "files_written": written.files,
+        "categories": _categories(index, result), "weeks_folded": len(weeks) - before.weeks, "files_written": written.files,
     }  # fmt: skip
     checks = [
         CheckOutcome("rows_accounted", rows == kept + removed, f"{rows} rows in = {kept} kept + {removed} removed"),
         CheckOutcome("conflicts_set_aside", conflicts == aside, f"{aside} of {conflicts} posts with contradicting labels set aside"),
     ]  # fmt: skip
     return Built(counts, checks, before.linked)
+
+
+def _categories(index: Index, result: Result) -> dict[str, int]:
+    """How many posts are kept of each category."""
+    counted: Counter[str] = Counter()
+    for place, segment in enumerate(index.segments):
+        kept = pa.array(result.decisions.reason[index.week(place)] == KEPT)
+        for entry in pc.value_counts(segment.read("posts")["category"].filter(kept)):
+            counted[entry["values"].as_py()] += entry["counts"].as_py()
+    return dict(counted)
