@@ -1,5 +1,6 @@
 """Posts in data order: raw_posts and clean_posts week by week, unique_posts over all weeks."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xhs_pipeline.resources import ProfileSettings, Workspace
 
 WEEKS = dg.WeeklyPartitionsDefinition(start_date="2024-01-01", day_offset=1, timezone="Asia/Shanghai")
 GROUP, OWNERS = "posts", ["team:data-platform"]
+SHOWN_WEEKS = 8
 
 
 @dg.asset(
@@ -156,10 +158,7 @@ def unique_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
             "weeks_of_other_sources": shown.table(["week", "source"], others.items()) if others else "none",
             "removed_by_reason": shown.counts(shown.count_column(removed, "reason"), "reason"),
             "categories": shown.counts(counts["categories"], "category"),
-            "removed_preview": shown.preview(removed, ["post_id", "kept_post_id", "reason", "similarity"]),
-            "label_conflicts": shown.preview(
-                artifact.file("label_conflicts.parquet"), ["post_id", "group_id", "verdict", "category"]
-            ),
+            **_duplicates(artifact, [week.file("posts.parquet") for week in weeks.values()]),
         }
 
     # Spares comparing the weeks that it has; the result is the same without. Another code version may have another index.
@@ -188,6 +187,60 @@ def _weekly(artifact: Artifact, columns: list[str]) -> dict[str, Any]:
         ),
         "verdicts": shown.counts(shown.count_column(posts, "verdict"), "verdict"),
         "preview": shown.preview(posts, columns),
+    }
+
+
+def _duplicates(artifact: Artifact, weeks: list[Path]) -> dict[str, Any]:
+    """What was removed beside what it repeats, as text and as pictures, and the contradicting labels; the newest first."""
+    removed = pq.read_table(artifact.file("removed.parquet")).to_pylist()[::-1]
+    conflicts = pq.read_table(artifact.file("label_conflicts.parquet")).to_pylist()[::-1]
+    conflicts.sort(key=lambda row: row["set_id"], reverse=True)
+    seen: Counter[str] = Counter()
+    pairs = []
+    for row in removed:
+        seen[row["reason"]] += 1
+        if row["kept_post_id"] and seen[row["reason"]] <= shown.SHEET_GROUPS:
+            pairs.append(row)
+    ids = {i for row in pairs for i in (row["post_id"], row["kept_post_id"])} | {
+        row["post_id"] for row in conflicts[:20]
+    }
+    # the newest weeks hold the newest duplicates; what an older one repeats may lie further back than is looked
+    posts = shown.posts_of(weeks[-SHOWN_WEEKS:], ids, ["title", "body", "images"])
+    nothing = {"title": "", "body": "", "images": []}
+
+    def text(post_id: str | None) -> str:
+        post = posts.get(post_id or "", nothing)
+        return f"{post['title']} {post['body']}"
+
+    rows = ({**row, "text": text(row["post_id"]), "kept_text": text(row["kept_post_id"])} for row in removed)
+    pictured = [row for row in pairs if posts.get(row["kept_post_id"], nothing)["images"]][: shown.SHEET_GROUPS]
+    sheet = [
+        [image["bytes"] for i in (row["kept_post_id"], row["post_id"]) for image in posts.get(i, nothing)["images"]]
+        for row in pictured
+    ]
+    return {
+        "duplicate_examples": shown.examples(
+            rows, "reason", ["post_id", "kept_post_id", "similarity", "text", "kept_text"]
+        ),
+        "duplicate_sheet": shown.sheet(sheet, "duplicate groups"),
+        "duplicate_sheet_rows": shown.table(
+            ["row", "kept first", "then its duplicate", "reason"],
+            [[n + 1, row["kept_post_id"], row["post_id"], row["reason"]] for n, row in enumerate(pictured)],
+        ),
+        "label_conflicts": shown.table(
+            ["set_id", "post_id", "verdict", "category", "label_source", "text"],
+            [
+                [
+                    row["set_id"],
+                    row["post_id"],
+                    row["verdict"],
+                    row["category"],
+                    row["label_source"],
+                    text(row["post_id"]),
+                ]
+                for row in conflicts[:20]
+            ],
+        ),
     }
 
 
