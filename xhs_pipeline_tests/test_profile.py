@@ -125,6 +125,7 @@ def test_a_setting_redoes_only_what_it_touches() -> None:
 
     assert changed_by(json_export=True) == {"sharegpt_splits"}  # its files decide what follows
     assert changed_by(learning_rate=1.0) == {"adapter", "merged_model"}
+    assert "adapter" not in changed_by(checkpoints=3, score_batch_size=5)  # neither changes what is learnt
     assert "adapter" not in changed_by(shard_size="1GB") and "base_model" in changed_by(shard_size="1GB")
     assert "sharegpt_splits" in changed_by(seed=1) and "adapter" in changed_by(seed=1)
 
