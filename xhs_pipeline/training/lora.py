@@ -1,5 +1,6 @@
 """Which parts of the model are trained: LoRA on named linear layers, and embeddings where the profile says."""
 
+import re
 from typing import Any
 
 from xhs_pipeline.profile import Profile
@@ -22,8 +23,12 @@ def available_targets(model: Any, part: str) -> dict[str, list[str]]:
     return names
 
 
-def _target_paths(model: Any, profile: Profile) -> list[str]:
-    """The layers to adapt. Raises ValueError naming those there are when a target is none, or a part would have none."""
+def _target_pattern(model: Any, profile: Profile) -> str:
+    """The layers to adapt, as a regular expression over their paths in which any number of a block will do, so that an
+    adapter does not fit a deeper base without being noticed.
+
+    Raises ValueError naming the layers there are when a target is none of them, or a part of the model would have none.
+    """
     parts = {part: available_targets(model, part) for part in (LANGUAGE, VISION)[: 1 + (profile.lora_modules == "all")]}
     unknown = [name for name in profile.lora_targets if not any(name in names for names in parts.values())]
     idle = [part for part, names in parts.items() if not set(names) & set(profile.lora_targets)]
@@ -33,7 +38,8 @@ def _target_paths(model: Any, profile: Profile) -> list[str]:
         raise ValueError(
             f"lora_targets with lora_modules: {profile.lora_modules} names {wrong}; expected of each of {there}"
         )
-    return [path for names in parts.values() for name in profile.lora_targets for path in names.get(name, [])]
+    paths = [path for names in parts.values() for name in profile.lora_targets for path in names.get(name, [])]
+    return "|".join(sorted({re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", re.escape(path)) for path in paths}))
 
 
 def lora_model(base: Any, profile: Profile) -> Any:
@@ -53,7 +59,7 @@ def lora_model(base: Any, profile: Profile) -> Any:
         lora_dropout=profile.lora_dropout,
         use_rslora=profile.lora_rslora,
         use_dora=profile.lora_dora,
-        target_modules=_target_paths(base, profile),
+        target_modules=_target_pattern(base, profile),
         modules_to_save=["embed_tokens", "lm_head"] if profile.train_embeddings else None,
         ensure_weight_tying=profile.train_embeddings and base.config.tie_word_embeddings,
         task_type="CAUSAL_LM",

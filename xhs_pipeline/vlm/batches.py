@@ -16,7 +16,7 @@ class Example:
     """One tokenised record: `prompt` ids with image tokens expanded, `answer` ids ending in <|im_end|>, JPEG bytes.
 
     The answer's first `decided` ids are verdict and category; what follows is the rationale, and the end of the turn.
-    `max_pixels` is the largest area its images are shown with, `images_left_out` how many `fit` left out, `weight` what its
+    `max_pixels` is the largest area its images are shown with (0 = the processor's limit), `images_left_out` how many `fit` left out, `weight` what its
     tokens count in the loss.
     """
 

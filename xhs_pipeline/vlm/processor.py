@@ -101,6 +101,7 @@ def image_tokens(processor: Any, width: int, height: int, max_pixels: int) -> in
 def pixels(processor: Any, images: Sequence[tuple[bytes, int]]) -> dict[str, Any]:
     """(JPEG bytes, max_pixels) as `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors.
 
+    A max_pixels of 0 is the processor's own limit.
     Exactly what the image processor makes of the decoded images; a training comes back to each image every epoch, so the
     resized ones are kept, up to CACHED_BYTES.
     """
@@ -120,7 +121,7 @@ def _resizing(image_processor: Any) -> Callable[[bytes, int], Any]:
     def resized(data: bytes, max_pixels: int) -> Any:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
             image = opened.convert("RGB")
-        height, width = smart_resize(image.height, image.width, factor, smallest, max_pixels)
+        height, width = smart_resize(image.height, image.width, factor, smallest, max_pixels or largest)
         return image.resize((width, height), image_processor.resample)
 
     return resized
