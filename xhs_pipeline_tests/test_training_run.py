@@ -164,7 +164,7 @@ def losses_of(checkpoint: Path, examples: Any, processor: Any, work: Path, **cha
     return [entry["loss"] for entry in found["history"] if "loss" in entry], weights
 
 
-def test_packed_padded_or_one_at_a_time_an_update_learns_the_same(
+def test_packed_or_one_at_a_time_an_update_learns_the_same(
     small_checkpoint: Path, small_processor: Any, unlike: Any, tmp_path: Path
 ) -> None:
     """An update is its records, not how they are computed: the loss is divided by the weights of all of them.
@@ -173,7 +173,7 @@ def test_packed_padded_or_one_at_a_time_an_update_learns_the_same(
     """
     common = {"epochs": 4, "max_grad_norm": 1e9, "learning_rate": 0.003, "rationale_weight": 0.3}
     ways = {
-        "padded": {"batch_size": 4, "accumulation": 1, "pack_length": 0},
+        "one at a time": {"batch_size": 1, "accumulation": 4, "pack_length": 0},
         "packed": {"batch_size": 4, "accumulation": 1, "pack_length": 4096},
         "in several packs": {"batch_size": 4, "accumulation": 1, "pack_length": 90},
     }
@@ -181,7 +181,7 @@ def test_packed_padded_or_one_at_a_time_an_update_learns_the_same(
         name: losses_of(small_checkpoint, unlike, small_processor, tmp_path / name, **common, **way)
         for name, way in ways.items()
     }
-    expected, weights = curves["padded"]
+    expected, weights = curves["one at a time"]
     assert len(expected) == 10 and expected[-1] < expected[0]
     for name, (losses, found) in curves.items():
         assert losses == pytest.approx(expected, rel=1e-4), name

@@ -43,24 +43,30 @@ def augment(example: Example, rng: random.Random, protected: frozenset[int], cha
     return replace(example, prompt=ids[:start] + text + ids[end:])
 
 
-def run_batches(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[list[tuple[int, int]]]:
-    """Every (epoch, record) of a run, in batches of `batch`. Within a window of 50 batches, records of like length share one.
+def run_batches(
+    records: int, batch: int, epochs: int, seed: int, lengths: Sequence[int] | None = None
+) -> list[list[tuple[int, int]]]:
+    """Every (epoch, record) of a run, in batches of `batch`, shuffled anew each epoch.
 
-    What is left over when an epoch does not divide into batches comes first in the next one, so only the run's last
-    batch can be smaller. The order depends on the arguments only, so that a resumed run needs nothing but its step number.
+    With `lengths`, records of like length share a batch, within a window of 50 batches: that saves padding, at the price of
+    less mixed batches. What is left over when an epoch does not divide into batches comes first in the next one, so only the
+    run's last batch can be smaller. The order depends on the arguments only, so that a resumed run needs but its step number.
     """
     batches: list[list[tuple[int, int]]] = []
     left: list[tuple[int, int]] = []
     for epoch in range(epochs):
         rng = random.Random(f"{seed}:{epoch}")
-        records = [(epoch, record) for record in range(len(lengths))]
-        rng.shuffle(records)
-        records = left + records
-        whole = len(records) - len(records) % batch
-        records, left = records[:whole], records[whole:]
+        shuffled = [(epoch, record) for record in range(records)]
+        rng.shuffle(shuffled)
+        shuffled = left + shuffled
+        whole = len(shuffled) - len(shuffled) % batch
+        shuffled, left = shuffled[:whole], shuffled[whole:]
+        if lengths is None:
+            batches += [shuffled[i : i + batch] for i in range(0, whole, batch)]
+            continue
         made = []
         for begin in range(0, whole, WINDOW * batch):
-            window = sorted(records[begin : begin + WINDOW * batch], key=lambda place: lengths[place[1]])
+            window = sorted(shuffled[begin : begin + WINDOW * batch], key=lambda place: lengths[place[1]])
             made += [window[i : i + batch] for i in range(0, len(window), batch)]
         rng.shuffle(made)
         batches += made

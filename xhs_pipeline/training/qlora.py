@@ -23,7 +23,8 @@ from xhs_pipeline.vlm.batches import Example, pad
 
 def plan(lengths: list[int], profile: Profile) -> list[list[tuple[int, int]]]:
     """The run's updates: which (epoch, record)s each of them learns from, `batch_size * accumulation` but for the last."""
-    batches = run_batches(lengths, profile.batch_size, profile.epochs, profile.seed)
+    padded = not profile.pack_length and profile.batch_size > 1
+    batches = run_batches(len(lengths), profile.batch_size, profile.epochs, profile.seed, lengths if padded else None)
     size = profile.accumulation
     updates = [sum(batches[i : i + size], []) for i in range(0, len(batches), size)]
     return updates[: profile.max_steps or None]
