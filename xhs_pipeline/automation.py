@@ -11,8 +11,9 @@ from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.fields import TIME_ZONE
 from xhs_pipeline.resources import Workspace
 
-# A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint.
-RETRIES = {"dagster/max_retries": "2"}
+# A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint. A run
+# whose step failed is not: what trying again can mend, the step itself has tried again.
+RETRIES = {"dagster/max_retries": "2", "dagster/retry_on_asset_or_op_failure": "false"}
 RUN_RETENTION = timedelta(days=365)
 
 weekly_job = dg.define_asset_job(

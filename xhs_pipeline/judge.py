@@ -118,7 +118,7 @@ def _judge_chunk(judge: "Judge", chunk: list[NumberedRow], counts: Counts) -> li
     """The lines for OUT. Counts every row, and says which were not judged and which images were left out."""
     from xhs_pipeline.curation.clean import CleanSettings, clean_batch
     from xhs_pipeline.judgement.judge import Post, as_row
-    from xhs_pipeline.judgement.scoring import Judgement
+    from xhs_pipeline.vlm.scoring import Judgement
 
     bad = [(number, row.reason, row.detail) for number, row in chunk if isinstance(row, BadRow)]
     good = [(number, row) for number, row in chunk if isinstance(row, dict)]

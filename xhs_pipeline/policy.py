@@ -3,7 +3,7 @@
 Nothing here knows about posts, models or Dagster; no other module may spell a verdict's or a category's name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,17 @@ class Policy:
             "answer": self.answer,
         }
 
+    def with_wording(self, version: str, wording: dict[str, Any]) -> "Policy":
+        """This policy's costs and limits with another version's `wording`. Raises KeyError or TypeError for what is none."""
+        return replace(
+            self,
+            version=version,
+            verdicts=tuple(Verdict(**v) for v in wording["verdicts"]),
+            categories=tuple(Category(**{**c, "verdicts": tuple(c["verdicts"])}) for c in wording["categories"]),
+            prompt=dict(wording["prompt"]),
+            answer=dict(wording["answer"]),
+        )
+
     def severity(self, category: str) -> int:
         found = self.category(category)
         if found is None:
@@ -115,8 +126,8 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     """Read and validate a policy file.
 
     Raises ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
-    unknown verdict, no category (or more than one) has severity 0, a section is missing, or a prompt or an answer line lacks
-    its placeholder.
+    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section is missing, or a prompt
+    or an answer line lacks its placeholder.
     """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     sections = ("version", "verdicts", "categories", "costs", "gates", "appeals", "prompt", "answer")
@@ -132,6 +143,14 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     labels = [v.label for v in verdicts]
     _require(len(set(labels)) == len(labels), path, f"verdict labels repeat: {labels}")
     _require(len(set(names)) == len(names), path, f"category names repeat: {names}")
+    for kind, terms in (("verdict labels", labels), ("category names", names)):
+        # answers are compared word by word: one that another one begins with could never be more likely than it
+        within = [f"{a} begins {b}" for a in terms for b in terms if a != b and b.startswith(a)]
+        _require(not within, path, f"{kind} may not begin one another: {', '.join(within)}; rename one")
+    for kind, terms in (("verdict labels", labels), ("category names", names)):
+        # answers are compared word by word: one that another one begins with could never be more likely than it
+        within = [f"{a} begins {b}" for a in terms for b in terms if a != b and b.startswith(a)]
+        _require(not within, path, f"{kind} may not begin one another: {', '.join(within)}; rename one")
     _require([c.severity for c in categories].count(0) == 1, path, "exactly one category must have severity 0")
     for c in categories:
         unknown = [v for v in c.verdicts if v not in ids]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,16 @@ from typing import Any
 CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
+# What a stage that refuses its data or its settings hands back instead of a result.
+REFUSED = "refused"
+
+
 class StageFailed(RuntimeError):
     """The stage's process ended without a result; its last words are in the message."""
+
+
+class StageRefused(ValueError):
+    """The stage refused its data or its settings, in its own words; trying again cannot mend that."""
 
 
 def run(stage: str, arguments: dict[str, Any], log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -29,7 +38,8 @@ def run(stage: str, arguments: dict[str, Any], log: Callable[[str], None] = prin
 
     The function also gets `log`; what it logs or prints arrives at `log` here, line by line. Returns its JSON result plus
     `peak_memory_mb` and `cpu_seconds` of the child. When this process is interrupted the child is ended; when it is killed, the child sees
-    its input close and ends itself. Raises StageFailed when the child fails.
+    its input close and ends itself. Raises StageRefused for a ValueError or FileNotFoundError in the stage, and StageFailed when
+    the child fails in any other way.
     """
     with tempfile.TemporaryDirectory(prefix="xhs-stage-") as folder:
         result = Path(folder) / "result.json"
@@ -69,7 +79,10 @@ def run(stage: str, arguments: dict[str, Any], log: Callable[[str], None] = prin
             raise StageFailed(f"{stage} was ended by {name}{hint}. Last words: {' | '.join(words[-3:])}")
         if code or not result.exists():
             raise StageFailed(f"{stage} failed: {words[-1] if words else f'exit code {code}'}")
-        return dict(json.loads(result.read_text(encoding="utf-8")))
+        value = dict(json.loads(result.read_text(encoding="utf-8")))
+        if REFUSED in value:
+            raise StageRefused(value[REFUSED])
+        return value
 
 
 def leave_with_parent() -> None:
@@ -91,7 +104,13 @@ def _main(stage: str, result: str) -> None:
     arguments = json.loads(sys.stdin.readline())
     threading.Thread(target=leave_with_parent, daemon=True).start()
     module, function = stage.split(":")
-    value = getattr(importlib.import_module(module), function)(**arguments, log=lambda line: print(line, flush=True))
+    try:
+        value = getattr(importlib.import_module(module), function)(
+            **arguments, log=lambda line: print(line, flush=True)
+        )
+    except (ValueError, FileNotFoundError) as problem:
+        traceback.print_exc()
+        value = {REFUSED: str(problem)}
     used = resource.getrusage(resource.RUSAGE_SELF)
     figures = {"peak_memory_mb": _peak_memory_mb(), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1)}
     Path(result).write_text(json.dumps(value | figures), encoding="utf-8")

@@ -15,12 +15,13 @@ from PIL import Image
 
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
 from xhs_pipeline.judge import CHUNK, _chunks, _whole_or_nothing, main, raw_rows
-from xhs_pipeline.judgement.judge import MODEL_CARD, Judge
+from xhs_pipeline.judgement.judge import Judge
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, MAX_IMAGES
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
 from xhs_pipeline.posts.sources import BATCH_BYTES, SourceError
 from xhs_pipeline.splits.conversation import prompt_digest
+from xhs_pipeline.vlm.card import MODEL_CARD, ModelCard, write_card
 from xhs_pipeline.vlm.processor import load_processor
 from xhs_pipeline.vlm.tiny import build_tiny
 from xhs_pipeline_tests.small import POLICY, PROFILE
@@ -46,8 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_tiny(folder, ["周末公园散步", "稳赚不赔加我"] * 8, POLICY, PROFILE, lambda line: None)
     processor = load_processor(folder, PROFILE.min_pixels, PROFILE.max_pixels)
     prompt = prompt_digest(POLICY, PROFILE.prompt, processor.chat_template)
-    card = {"policy_version": POLICY.version, "prompt": prompt, "profile": PROFILE.model_dump()}
-    (folder / MODEL_CARD).write_text(json.dumps(card), encoding="utf-8")
+    write_card(folder, ModelCard(PROFILE, POLICY, prompt))
     return folder
 
 
@@ -323,10 +323,14 @@ def test_a_run_that_is_killed_leaves_no_half_file_under_the_name_of_out(model: P
         (b"\xff\xfe", "not JSON"),
         (b"[]", "holds no profile"),
         (b'{"profile": 5}', "holds no profile"),
-        (b'{"profile": {}, "prompt": null}', "holds no prompt and no policy_version"),
+        (b'{"profile": {}, "wording": {}, "prompt": null}', "holds no prompt and no policy_version"),
         (
-            b'{"profile": {"max_length": 1, "speed": 2}, "prompt": "p", "policy_version": "1"}',
+            b'{"profile": {"max_length": 1, "speed": 2}, "wording": {}, "prompt": "p", "policy_version": "1"}',
             "profile: base_model: .*; max_length: .*; speed: ",
+        ),
+        (
+            b'{"profile": {"base_model": "tiny"}, "wording": {"verdicts": []}, "prompt": "p", "policy_version": "1"}',
+            "wording: KeyError: 'categories'",
         ),
     ],
 )

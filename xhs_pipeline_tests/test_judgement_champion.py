@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from xhs_pipeline.judgement import champion
-from xhs_pipeline.judgement.champion import Candidate, read_champion, read_history, release, rollback
+from xhs_pipeline.judgement.champion import Candidate, Move, read_champion, read_history, rollback
 from xhs_pipeline.judgement.gate import Gate, GateVerdict
 
 PASSED = GateVerdict("pass", (Gate("invalid_share", "pass", 0.0, 0.005, 100, "好"),))
@@ -28,6 +28,12 @@ def folder(tmp_path: Path) -> Path:
 
 def candidate(version: str) -> Candidate:
     return Candidate(version, f"merged_model/{version}", f"report-{version}", "2026-02-16.1")
+
+
+def release(folder: Path, candidate: Candidate, verdict: GateVerdict, now: datetime | None = None) -> Move:
+    """Release a candidate that was judged against the model in use at this moment."""
+    current = read_champion(folder)
+    return champion.release(folder, candidate, verdict, current.version if current else None, now)
 
 
 def test_a_passing_gate_moves_the_pointer_and_the_release_before_is_remembered(folder: Path):
@@ -151,14 +157,61 @@ def test_a_full_disk_leaves_the_old_pointer_and_history_as_they_were(folder: Pat
     assert release(folder, candidate("v2"), PASSED).action == "released"
 
 
-def test_many_releases_at_once_leave_one_pointer_and_a_whole_history(folder: Path):
+def test_of_many_releases_at_once_judged_against_the_same_model_one_goes_through(folder: Path):
     names = [f"m{i}" for i in range(12)]
     for name in names:
         (folder.parent / "merged_model" / name).mkdir()
     with ThreadPoolExecutor(4) as pool:
-        moves = list(pool.map(lambda name: release(folder, candidate(name), PASSED), names))
-    assert {move.action for move in moves} == {"released"}
+        moves = list(pool.map(lambda name: champion.release(folder, candidate(name), PASSED, None), names))
+    assert sorted(move.action for move in moves) == ["held"] * 11 + ["released"]
     rows = read_history(folder)
-    assert sorted(row["champion"]["version"] for row in rows) == sorted(names)
-    assert [row["champion"]["previous"] for row in rows[1:]] == [row["champion"]["version"] for row in rows[:-1]]
-    assert json.loads((folder / "champion.json").read_text())["version"] == rows[-1]["champion"]["version"]
+    released = [row["champion"]["version"] for row in rows if row["action"] == "released"]
+    assert released == [json.loads((folder / "champion.json").read_text())["version"]]
+    assert all("materialise evaluation_report again" in row["reason"] for row in rows if row["action"] == "held")
+
+
+def test_a_report_made_before_a_rollback_releases_nothing(folder: Path):
+    release(folder, candidate("v1"), PASSED)
+    release(folder, candidate("v2"), PASSED)
+    rollback(folder, "李雷", "误判升高")
+    move = champion.release(folder, candidate("v3"), PASSED, "v2")
+    assert move.action == "held"
+    assert "judged against v2, but v1 is in use now" in move.reason
+    now = read_champion(folder)
+    assert now is not None and now.version == "v1"
+
+
+def test_a_model_is_compared_with_the_one_in_use_or_with_the_one_it_replaced(folder: Path):
+    assert champion.rival_of(folder, "v1") is None
+    release(folder, candidate("v1"), PASSED)
+    assert champion.rival_of(folder, "v1") is None
+    rival = champion.rival_of(folder, "v2")
+    assert rival is not None and rival.version == "v1"
+    release(folder, candidate("v2"), PASSED)
+    assert champion.rival_of(folder, "v2") == rival, "the same question after the release as before"
+    assert champion.interventions(folder, "v2") == []
+    rollback(folder, "李雷", "误判升高")
+    assert champion.rival_of(folder, "v2") == rival
+    assert len(champion.interventions(folder, "v2")) == 1 and champion.interventions(folder, "v1") == []
+
+
+def test_a_person_may_sign_for_missing_evidence_but_not_for_a_failure(folder: Path):
+    with pytest.raises(ValueError, match="fail.*only an insufficient one can be signed off"):
+        champion.sign_off(folder, candidate("v1"), FAILED, "李雷", "着急")
+    with pytest.raises(ValueError, match="name of the person and a reason"):
+        champion.sign_off(folder, candidate("v1"), MISSING, "李雷", " ")
+    assert release(folder, candidate("v1"), MISSING).action == "held"
+    champion.sign_off(folder, candidate("v1"), MISSING, "李雷", "人工看过 200 条", NOW)
+    assert len(champion.interventions(folder, "v1")) == 1
+    assert release(folder, candidate("v1"), FAILED).action == "held", "the same report cannot fail now, but who knows"
+    move = release(folder, candidate("v1"), MISSING)
+    assert move.action == "released" and "signed off by 李雷: 人工看过 200 条" in move.reason
+    row = next(row for row in read_history(folder) if row["action"] == "signed_off")
+    assert (row["name"], row["report_version"], row["at"]) == ("李雷", "report-v1", "2026-02-23T03:00:00+00:00")
+
+
+def test_a_sign_off_holds_for_one_report_of_one_model(folder: Path):
+    champion.sign_off(folder, candidate("v1"), MISSING, "李雷", "人工看过")
+    assert release(folder, candidate("v2"), MISSING).action == "held"
+    later = Candidate("v1", "merged_model/v1", "another-report", "2026-02-16.1")
+    assert release(folder, later, MISSING).action == "held"

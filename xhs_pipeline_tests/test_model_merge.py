@@ -4,19 +4,23 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from xhs_pipeline.artifacts import read_json
 from xhs_pipeline.judgement.judge import Judge, Post
-from xhs_pipeline.judgement.scoring import judge_examples
-from xhs_pipeline.policy import Policy
+from xhs_pipeline.judgement.stages import predict
+from xhs_pipeline.policy import Category
 from xhs_pipeline.training.merge import check_adapter, with_adapter
-from xhs_pipeline.training.stages import MODEL_CARD, build_base, load_examples, merge_adapter
+from xhs_pipeline.training.stages import build_base, load_examples, merge_adapter
 from xhs_pipeline.vlm.base import load_model
 from xhs_pipeline.vlm.batches import Unfit, pad, tokenise
+from xhs_pipeline.vlm.card import MODEL_CARD
+from xhs_pipeline.vlm.scoring import judge_examples
 from xhs_pipeline_tests.small import POLICY, PROFILE, conversation, jpeg
 
 PLAIN_USER = """
@@ -245,12 +249,46 @@ def test_a_merged_model_judges_posts_as_the_evaluation_does(
         assert list(one.category_probs.values()) == pytest.approx(list(other.category_probs.values()), abs=1e-5)
 
 
-def test_a_model_refuses_a_policy_whose_wording_it_was_not_trained_on(
+def test_a_model_is_asked_in_its_own_words_after_the_policy_has_changed(
     small_merged: tuple[Path, dict[str, Any]],
 ) -> None:
-    changed = Policy(**{**vars(POLICY), "prompt": {**POLICY.prompt, "short": "标题：{title}\n正文：{body}"}})
-    with pytest.raises(ValueError, match=r"moderation\.json: the model was trained on prompt .* retrain"):
-        Judge(small_merged[0], changed)
+    category = Category("新规", 1, ("remove",), "一条新规则")
+    changed = replace(
+        POLICY,
+        version="later",
+        prompt={**POLICY.prompt, "short": "标题：{title}\n正文：{body}"},
+        categories=(*POLICY.categories, category),
+        costs={**POLICY.costs, "escalate": 7},
+    )
+    post = Post("p", "内部消息", "稳赚不赔，加导师")
+    (before,), (after,) = Judge(small_merged[0], POLICY).judge([post]), Judge(small_merged[0], changed).judge([post])
+    assert before == after
+    judge = Judge(small_merged[0], changed)
+    assert (judge.policy.version, judge.policy.costs["escalate"]) == (POLICY.version, 7)
+    frame = predict(judge, _table(post), changed, lambda line: None)
+    assert frame["p_category_新规"].tolist() == [0.0], "a category it was not trained on gets no probability"
+
+
+def _table(post: Post) -> pa.Table:
+    row = {
+        "post_id": post.post_id,
+        "title": post.title,
+        "body": post.body,
+        "images": [],
+        "category": "诈骗",
+        "verdict": "remove",
+    }
+    return pa.Table.from_pylist([row])
+
+
+def test_a_folder_whose_chat_template_was_edited_is_refused(
+    small_merged: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(small_merged[0], tmp_path / "model"))
+    (template,) = [f for f in folder.iterdir() if f.name.startswith("chat_template")]
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"moderation\.json: the model was trained on prompt .* merge the model again"):
+        Judge(folder, POLICY)
 
 
 def test_a_folder_that_merged_model_did_not_write_is_refused(small_checkpoint: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xhs_pipeline.judgement.scoring import Judgement, answer_tree, judge_examples, tree_log_likelihoods
 from xhs_pipeline.splits.conversation import render_answer, render_prompt, to_messages
 from xhs_pipeline.vlm.batches import Example, answer_ids, pad, tokenise
+from xhs_pipeline.vlm.scoring import Judgement, answer_tree, judge_examples, tree_log_likelihoods
 from xhs_pipeline_tests.small import POLICY, PROFILE, conversation, jpeg
 
 HOSTILE = (

@@ -112,6 +112,7 @@ def test_the_answer_lines_of_the_policy_are_what_is_neutralised_in_posts(tmp_pat
         ("{id: remove, ", "{id: pass, ", "verdict ids repeat.*'pass', 'needs_edit', 'pass'"),
         ("label: 违规删除", "label: 通过", "verdict labels repeat.*'通过'"),
         ("name: 诈骗", "name: 赌博", "category names repeat.*'赌博', '赌博'"),
+        ("name: 诈骗", "name: 赌博诈骗", "category names may not begin one another: 赌博 begins 赌博诈骗; rename one"),
         (
             "{name: 诈骗, severity: 3, verdicts: [needs_edit, remove, escalate]",
             "{name: 诈骗, severity: 3, verdicts: [remove, ban]",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xhs_pipeline.worker import StageFailed, run
+from xhs_pipeline.worker import StageFailed, StageRefused, run
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = """
@@ -28,9 +28,13 @@ def converse(heard, log):
     print("on stderr", file=sys.stderr)
     return {}
 
-def fail(log):
+def refuse(log):
     log("half way")
     raise ValueError("row 7 has no verdict")
+
+def fail(log):
+    log("half way")
+    raise RuntimeError("the matrix is singular")
 
 def die(number, log):
     log("loading weights")
@@ -96,9 +100,16 @@ def test_what_a_stage_logs_and_prints_arrives_in_order_while_it_still_runs(tmp_p
 
 def test_a_crash_names_the_stage_and_its_last_words() -> None:
     said: list[str] = []
-    with pytest.raises(StageFailed, match=r"^some_stages:fail failed: ValueError: row 7 has no verdict$"):
+    with pytest.raises(StageFailed, match=r"^some_stages:fail failed: RuntimeError: the matrix is singular$"):
         run("some_stages:fail", {}, said.append)
     assert said[0] == "half way" and any(line.startswith("Traceback") for line in said)  # the whole story is in the log
+
+
+def test_bad_data_and_settings_come_back_in_the_stages_own_words() -> None:
+    said: list[str] = []
+    with pytest.raises(StageRefused, match=r"^row 7 has no verdict$"):
+        run("some_stages:refuse", {}, said.append)
+    assert said[0] == "half way" and any(line.startswith("Traceback") for line in said)
 
 
 def test_a_stage_killed_for_memory_is_named_with_what_to_do() -> None:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.events import APPEAL_EVENTS, read_events
 from xhs_pipeline.appeals.outcomes import Derived, derive_outcomes, effective_digest
-from xhs_pipeline.artifacts import ArtifactStore, Built, digest
+from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, digest
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE
 from xhs_pipeline.posts.source_yaml import Source
@@ -42,10 +42,21 @@ def write_outcomes(found: Derived, work: Path) -> Built:
 
 
 def trained_event_ids(store: ArtifactStore) -> set[int]:
-    """Event ids of the outcomes that the newest adapter was trained on: followed from artefact to artefact, not guessed."""
+    """Event ids of the outcomes that the newest adapter has taken account of: followed from artefact to artefact, not guessed.
+
+    Where newer splits hold the same records to train on (the outcomes upheld the labels, or name posts that are not in
+    train), there was nothing to train anew, and the adapter has taken account of theirs.
+    """
     adapter = store.latest("adapter")
     if adapter is None:
         return set()
     splits = store.get("sharegpt_splits", adapter.manifest["lineage"]["sharegpt_splits"])
+    newest = store.latest("sharegpt_splits")
+    if newest is not None and _trained(newest) == _trained(splits):
+        splits = newest
     outcomes = store.get("appeal_outcomes", splits.manifest["lineage"]["appeal_outcomes"])
     return set(pq.read_table(outcomes.file("outcomes.parquet"), columns=["event_id"])["event_id"].to_pylist())
+
+
+def _trained(splits: Artifact) -> list[str]:
+    return [splits.manifest["files"][f"{name}.parquet"]["sha256"] for name in ("train", "validation")]

@@ -8,7 +8,7 @@ import dagster as dg
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.model import GPU_POOL, merged_model
-from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.resources import ProfileSettings, Workspace
@@ -24,6 +24,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
     tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"scikitlearn", "html"},
     pool=GPU_POOL,
+    retry_policy=RETRY,
     code_version="1",
     description="report.html and report.json: the model on the test split beside the majority class, TF-IDF + logistic regression and "
     "the model in use; confusion matrices, slices, worst mistakes, and the gate's verdict.",
@@ -32,7 +33,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
 def evaluation_report(
     context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
 ) -> dg.MaterializeResult:
-    from xhs_pipeline.judgement.champion import model_folder, read_champion
+    from xhs_pipeline.judgement.champion import model_folder, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
     from xhs_pipeline.judgement.plots import confusion_matrix
@@ -43,8 +44,7 @@ def evaluation_report(
     base = store.get("base_model", merged.manifest["lineage"]["base_model"])
     checkpoint = read_json(base.file("checkpoint.json"))
     champion_folder = store.folder("released_model")
-    champion = read_champion(champion_folder)
-    rival = champion if champion and champion.version != merged.version else None
+    rival = rival_of(champion_folder, merged.version)
     proof = merged.manifest["counts"]
     trained_on = store.get("adapter", merged.manifest["lineage"]["adapter"]).manifest["lineage"]["sharegpt_splits"]
     arguments = {
@@ -127,11 +127,14 @@ def _rounded(value: float | None) -> str:
     check_specs=[check("released_model", "model_released", "The judged model is the one in use", blocking=False)],
 )
 def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    from xhs_pipeline.judgement.champion import interventions, rival_of
     from xhs_pipeline.judgement.stages import write_release
 
     store, policy = workspace.store, load_policy()
+    folder = store.folder("released_model")
     judged = upstream(context, store, "evaluation_report")
     merged = store.get("merged_model", judged.manifest["lineage"]["merged_model"])
+    rival = rival_of(folder, merged.version)
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         decision = read_json(artifact.file("decision.json"))
@@ -140,8 +143,9 @@ def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> d
     return publish(
         context,
         store,
-        lambda work: write_release(store.folder("released_model"), merged, judged, policy, work),
-        inputs={"evaluation_report": judged, "merged_model": merged},
-        settings={},
+        lambda work: write_release(folder, merged, judged, policy, work),
+        # a decision holds for the model in use that it was made against; after a sign-off or a rollback it is made anew
+        inputs={"evaluation_report": judged, "merged_model": merged, "champion": rival.version if rival else "none"},
+        settings={"interventions": interventions(folder, merged.version)},
         describe=describe,
     )

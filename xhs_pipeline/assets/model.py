@@ -6,7 +6,7 @@ import dagster as dg
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, digest, read_json
 from xhs_pipeline.assets import shown
-from xhs_pipeline.assets.publish import check, publish, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import settings_of
@@ -28,6 +28,7 @@ def _file_hashes(splits: Artifact, *names: str) -> str:
     tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
+    retry_policy=RETRY,
     code_version="1",
     description="The base checkpoint that the profile names: a hub id with a pinned revision, a local folder, or the tiny model that is "
     "built here from the train split. One loading code for all three; file hashes in checkpoint.json.",
@@ -70,6 +71,7 @@ def base_model(
     tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
+    retry_policy=RETRY,
     code_version="2",
     description="QLoRA adapter: NF4 base, LoRA on the layers that the profile names, loss on the answer only. The checkpoint with "
     "the best macro-F1 on validation (mean of verdict and category) is kept. A killed run goes on from its last checkpoint. "
@@ -131,6 +133,7 @@ def adapter(
     tags={"cadence": "every_run", "compute": "gpu_if_present"},
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
+    retry_policy=RETRY,
     code_version="1",
     description="The adapter merged into the full-precision base on the CPU, as sharded safetensors that plain transformers load; "
     "compared with the unmerged adapter on validation posts.",

@@ -1,5 +1,7 @@
 """Posts in data order: raw_posts and clean_posts week by week, unique_posts over all weeks."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -78,7 +80,11 @@ def clean_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.M
             "contact_sheet": shown.contact_sheet(file),
             "dropped_images": pq.read_metadata(dropped).num_rows,
             "dropped_image_reasons": shown.counts(shown.count_column(dropped, "reason"), "reason"),
+            "dropped_image_examples": shown.examples(
+                pq.read_table(dropped).to_pylist(), "reason", ["post_id", "path", "detail"]
+            ),
             "identifiers_masked": shown.counts(_masked(artifact), "type"),
+            "identifier_examples": shown.examples(_masked_examples(file), "type", ["post_id", "text"]),
         }
 
     return publish(
@@ -160,7 +166,9 @@ def _weekly(artifact: Artifact, columns: list[str]) -> dict[str, Any]:
         "dagster/row_count": pq.read_metadata(posts).num_rows,
         "quarantined": pq.read_metadata(quarantine).num_rows,
         "quarantine_reasons": shown.counts(shown.count_column(quarantine, "reason"), "reason"),
-        "quarantine_preview": shown.preview(quarantine, ["post_id", "reason", "detail"]),
+        "quarantine_examples": shown.examples(
+            pq.read_table(quarantine).to_pylist(), "reason", ["post_id", "stage", "detail"]
+        ),
         "verdicts": shown.counts(shown.count_column(posts, "verdict"), "verdict"),
         "preview": shown.preview(posts, columns),
     }
@@ -171,3 +179,13 @@ def _masked(artifact: Artifact) -> dict[str, int]:
 
     types = pc.list_flatten(pq.read_table(artifact.file("posts.parquet"), columns=["identifiers"])["identifiers"])
     return {entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(types)}
+
+
+def _masked_examples(file: Path) -> Iterator[dict[str, str]]:
+    """Where identifiers stood: their type, the post, and the placeholder within a few characters of its text."""
+    for batch in pq.ParquetFile(file).iter_batches(columns=["post_id", "title", "body", "identifiers"]):
+        for post in batch.to_pylist():
+            text = f"{post['title']} {post['body']}"
+            for kind in post["identifiers"]:
+                if (place := text.find(f"<{kind}>")) >= 0:  # it may have stood in the rationale
+                    yield {"type": kind, "post_id": post["post_id"], "text": text[max(0, place - 20) : place + 30]}

@@ -13,6 +13,9 @@ import dagster as dg
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, RejectedArtifact
 from xhs_pipeline.worker import StageFailed
 
+# For stages in a process of their own: one that died (killed for memory, a lost GPU) is tried again. Refusals are not.
+RETRY = dg.RetryPolicy(max_retries=2, delay=10)
+
 Describe = Callable[[Artifact], dict[str, Any]]
 
 

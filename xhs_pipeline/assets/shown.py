@@ -7,15 +7,19 @@ import base64
 import html
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SHOWN_CHARACTERS = 60
 SHEET_IMAGES, THUMBNAIL = 24, 96
+# Rows shown of every reason, and groups of every sheet.
+EXAMPLES, SHEET_GROUPS = 3, 12
 
 
 def escape(value: Any, limit: int = SHOWN_CHARACTERS) -> str:
@@ -54,26 +58,55 @@ def picture(data: bytes | str, title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{html.escape(title)}](data:image/{kind};base64,{base64.b64encode(raw).decode()})")
 
 
+def examples(rows: Iterable[Mapping[str, Any]], by: str, columns: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """The first EXAMPLES rows of every value of `by`, the most frequent value first."""
+    seen: Counter[str] = Counter()
+    kept: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        seen[str(row[by])] += 1
+        if seen[str(row[by])] <= EXAMPLES:
+            kept.setdefault(str(row[by]), []).append(row)
+    lines = [[value, of, *(row[c] for c in columns)] for value, of in seen.most_common() for row in kept[value]]
+    return table([by, "of", *columns], lines)
+
+
+def posts_of(files: Iterable[Path], post_ids: Collection[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Some posts by id out of posts tables; of a table with images only the row groups that hold one of them are read."""
+    wanted, found = pa.array(sorted(post_ids), pa.string()), {}
+    for file in files:
+        table_ = pq.ParquetFile(file)
+        for group in range(table_.num_row_groups):
+            here = pc.is_in(table_.read_row_group(group, columns=["post_id"])["post_id"], value_set=wanted)
+            if pc.any(here).as_py():
+                rows = table_.read_row_group(group, columns=["post_id", *columns]).filter(here).to_pylist()
+                found.update({row["post_id"]: row for row in rows})
+    return found
+
+
 def contact_sheet(file: Path, limit: int = SHEET_IMAGES) -> dg.MarkdownMetadataValue:
     """Thumbnails of the first images of a posts table, eight a row."""
+    images: list[bytes] = []
+    for batch in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=64):
+        images += [image["bytes"] for post in batch["images"].to_pylist() for image in post]
+        if len(images) >= limit:
+            break
+    images = images[:limit]
+    return sheet([images[start : start + 8] for start in range(0, len(images), 8)], "contact sheet")
+
+
+def sheet(rows: Sequence[Sequence[bytes]], title: str) -> dg.MarkdownMetadataValue:
+    """JPEGs as thumbnails on one picture, row by row."""
     from PIL import Image
 
-    thumbnails: list[Image.Image] = []
-    for batch in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=64):
-        for images in batch["images"].to_pylist():
-            for image in images:
-                if len(thumbnails) < limit:
-                    with Image.open(io.BytesIO(image["bytes"]), formats=["JPEG"]) as opened:
-                        opened.thumbnail((THUMBNAIL, THUMBNAIL))
-                        thumbnails.append(opened.convert("RGB"))
-        if len(thumbnails) == limit:
-            break
-    if not thumbnails:
+    if not any(rows):
         return dg.MetadataValue.md("no images")
     side = THUMBNAIL + 4
-    sheet = Image.new("RGB", (8 * side, -(-len(thumbnails) // 8) * side), "white")
-    for place, thumbnail in enumerate(thumbnails):
-        sheet.paste(thumbnail, (place % 8 * side + 2, place // 8 * side + 2))
+    canvas = Image.new("RGB", (max(map(len, rows)) * side, len(rows) * side), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            with Image.open(io.BytesIO(image), formats=["JPEG"]) as opened:
+                opened.thumbnail((THUMBNAIL, THUMBNAIL))
+                canvas.paste(opened.convert("RGB"), (x * side + 2, y * side + 2))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return picture(buffer.getvalue(), "contact sheet")
+    canvas.save(buffer, "PNG")
+    return picture(buffer.getvalue(), title)

@@ -1,1 +1,1 @@
-"""Scoring posts with a model and judging the model: probabilities, metrics, floors, report, gate. Does not train."""
+"""Judging a model: its answers to the test posts, metrics, floors, report, gate. Does not train."""

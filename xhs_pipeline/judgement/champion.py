@@ -1,7 +1,7 @@
 """The model in use: a pointer file, moved only by a passing gate, and the history of every attempt to move it.
 
     <folder>/champion.json   the release in use now; replaced whole, or not at all
-    <folder>/history.jsonl   one line per release, held release and rollback; only ever appended to
+    <folder>/history.jsonl   one line per release, held release, sign-off and rollback; only ever appended to
 
 Model files are not kept here: `model_path` is relative to the folder's parent (the data folder), so both move together.
 The history line is written and synced before the pointer is replaced. A full disk therefore stops the move with the old
@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xhs_pipeline.judgement.gate import GateVerdict
+from xhs_pipeline.judgement.gate import INSUFFICIENT, GateVerdict
 
 POINTER = "champion.json"
 HISTORY = "history.jsonl"
 
-RELEASED, HELD, ROLLED_BACK, UNCHANGED = "released", "held", "rolled_back", "unchanged"
+RELEASED, HELD, ROLLED_BACK, UNCHANGED, SIGNED_OFF = "released", "held", "rolled_back", "unchanged", "signed_off"
 
 
 @dataclass(frozen=True)
@@ -102,28 +102,78 @@ def model_folder(folder: Path, champion: Champion) -> Path:
     return folder.parent / champion.model_path
 
 
-def release(folder: Path, candidate: Candidate, verdict: GateVerdict, now: datetime | None = None) -> Move:
-    """Move the pointer to `candidate` if and only if its gate passed.
+def rival_of(folder: Path, version: str) -> Champion | None:
+    """The release that `version` is to be compared with: the one in use or, if that is itself, the one it replaced."""
+    current = read_champion(folder)
+    if current is None or current.version != version:
+        return current
+    return _released(folder, current.previous) if current.previous else None
 
-    A held candidate leaves the pointer and a line in the history. A version that was rolled back is held too, so that
-    a repeated run cannot bring it back; train a new version instead. Releasing the champion again changes nothing.
+
+def interventions(folder: Path, version: str) -> list[str]:
+    """What people did about `version`, one line each: decisions made before it have to be made anew."""
+    rows = [h for h in read_history(folder) if h["action"] in (ROLLED_BACK, SIGNED_OFF)]
+    return [f"{h['action']} {h['at']}" for h in rows if version in (h.get("from_version"), h.get("version"))]
+
+
+def sign_off(
+    folder: Path,
+    candidate: Candidate,
+    verdict: GateVerdict,
+    name: str,
+    reason: str,
+    now: datetime | None = None,
+) -> str:
+    """Record that a person answers for what the gate could not measure; the next decision on this report then releases.
+
+    Holds for this model and this report only. Returns the line for the person. Raises ValueError when name or reason is
+    empty, and when there is nothing to sign: a passing gate needs no one, and a failed gate is not a person's to lift.
+    """
+    _named(name, reason, "a sign-off")
+    if verdict.status != INSUFFICIENT:
+        raise ValueError(
+            f"the gate of {candidate.version} is {verdict.summary}; only an insufficient one can be signed off"
+        )
+    row = {"action": SIGNED_OFF, "version": candidate.version, "report_version": candidate.report_version}
+    with _locked(folder):
+        _append(
+            folder,
+            {**row, "name": name.strip(), "reason": reason.strip(), "gate": verdict.as_dict(), "at": _stamp(now)},
+        )
+    return f"{candidate.version} signed off by {name.strip()}: {reason.strip()}"
+
+
+def release(
+    folder: Path, candidate: Candidate, verdict: GateVerdict, judged_against: str | None, now: datetime | None = None
+) -> Move:
+    """Move the pointer to `candidate` if and only if its gate passed, or lacked evidence only and a person signed it off.
+
+    `judged_against` is the version in use that the gate compared with, None for none: when another one is in use by now
+    (two runs at once, a rollback), the comparison says nothing about it and the candidate is held. A held candidate leaves
+    the pointer and a line in the history. A version that was rolled back is held too, so that a repeated run cannot bring
+    it back; train a new version instead. Releasing the champion again changes nothing.
     Raises ValueError for an unusable `model_path` and OSError when the disk refuses (the old pointer then stands).
     """
     with _locked(folder):
         current, history = read_champion(folder), read_history(folder)
-        if not verdict.passed:
-            return _hold(folder, candidate, verdict, verdict.summary, current, history, now)
         if current is not None and current.version == candidate.version:
             return Move(UNCHANGED, f"version {candidate.version} is the model in use already", current)
+        signed = _signed(history, candidate) if verdict.status == INSUFFICIENT else None
+        reason = f"{verdict.summary}; {signed}" if signed else verdict.summary
+        if not verdict.passed and not signed:
+            return _hold(folder, candidate, verdict, reason, current, history, now)
         undone = [h for h in history if h["action"] == ROLLED_BACK and h["from_version"] == candidate.version]
         if undone:
             why = f"version {candidate.version} was rolled back by {undone[-1]['name']}: {undone[-1]['reason']}"
+            return _hold(folder, candidate, verdict, why, current, history, now)
+        in_use = current.version if current is not None else None
+        if in_use != judged_against:
+            why = f"judged against {judged_against or 'no model'}, but {in_use or 'none'} is in use now; materialise evaluation_report again"
             return _hold(folder, candidate, verdict, why, current, history, now)
         _check_model(folder, candidate.model_path)
         champion = Champion(
             **asdict(candidate), released_at=_stamp(now), previous=current.version if current is not None else None
         )
-        reason = verdict.summary
         _move(folder, champion, {"action": RELEASED, "reason": reason, "gate": verdict.as_dict(), "at": _stamp(now)})
         return Move(RELEASED, reason, champion)
 
@@ -134,24 +184,38 @@ def rollback(folder: Path, name: str, reason: str, now: datetime | None = None) 
     Raises ValueError when name or reason is empty, when nothing is in use, when there is no previous release, or when
     its model folder is gone.
     """
-    if not name.strip() or not reason.strip():
-        raise ValueError("a rollback needs the name of the person and a reason, neither may be empty")
+    _named(name, reason, "a rollback")
     with _locked(folder):
         current = read_champion(folder)
         if current is None or current.previous is None:
             held = "no model is in use" if current is None else f"version {current.version} is the first release"
             raise ValueError(f"{folder / POINTER}: {held}, so there is nothing to roll back to")
-        records = [h["champion"] for h in read_history(folder) if h["action"] == RELEASED]
-        before = [r for r in records if r["version"] == current.previous]
-        if not before:
-            raise ValueError(
-                f"{folder / HISTORY}: no release of version {current.previous}, which {POINTER} names as previous"
-            )
-        champion = Champion(**before[-1])
+        champion = _released(folder, current.previous)
         _check_model(folder, champion.model_path)
         row = {"action": ROLLED_BACK, "from_version": current.version, "name": name.strip(), "reason": reason.strip()}
         _move(folder, champion, {**row, "at": _stamp(now)})
         return Move(ROLLED_BACK, f"rolled back from {current.version} by {name.strip()}: {reason.strip()}", champion)
+
+
+def _named(name: str, reason: str, what: str) -> None:
+    if not name.strip() or not reason.strip():
+        raise ValueError(f"{what} needs the name of the person and a reason, neither may be empty")
+
+
+def _signed(history: list[dict[str, Any]], candidate: Candidate) -> str | None:
+    """Who signed this model off on this report, and why; None when nobody did."""
+    wanted = {"action": SIGNED_OFF, "version": candidate.version, "report_version": candidate.report_version}
+    rows = [h for h in history if all(h.get(key) == value for key, value in wanted.items())]
+    return f"signed off by {rows[-1]['name']}: {rows[-1]['reason']}" if rows else None
+
+
+def _released(folder: Path, version: str) -> Champion:
+    """The pointer as it was when `version` was last released."""
+    records = [h["champion"] for h in read_history(folder) if h["action"] == RELEASED]
+    before = [r for r in records if r["version"] == version]
+    if not before:
+        raise ValueError(f"{folder / HISTORY}: no release of version {version}, which {POINTER} names as previous")
+    return Champion(**before[-1])
 
 
 def _hold(

@@ -5,16 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from xhs_pipeline.artifacts import read_json
-from xhs_pipeline.judgement.scoring import Judgement, judge_examples
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest, render_prompt, to_messages
 from xhs_pipeline.vlm.batches import Example, Unfit, fit
-
-MODEL_CARD = "moderation.json"  # beside the weights: profile, policy version and the hash of the prompt's wording
+from xhs_pipeline.vlm.card import MODEL_CARD, read_card
+from xhs_pipeline.vlm.scoring import Judgement, judge_examples
 
 
 @dataclass(frozen=True)
@@ -28,10 +23,11 @@ class Post:
 
 
 class Judge:
-    """One loaded model with the prompt it was trained on.
+    """One loaded model that is asked in the words it was trained with; `policy` gives today's costs and limits.
 
-    Raises ValueError when the folder has no moderation.json or a broken one, or when the policy's wording is no longer the
-    one the model was trained with: its probabilities would mean something else.
+    So a model in use can be compared with its successor after the policy's wording has changed: what it answers are the
+    categories it knows (`self.policy`). Raises ValueError when the folder has no moderation.json or a broken one, or when its
+    chat template is not the one of the training: its probabilities would mean something else.
     """
 
     def __init__(self, folder: Path, policy: Policy):
@@ -40,17 +36,14 @@ class Judge:
         from xhs_pipeline.vlm.processor import load_processor
 
         quiet_libraries()
-        card_file = folder / MODEL_CARD
-        if not card_file.is_file():
-            raise ValueError(f"{card_file}: missing; expected a folder that merged_model wrote")
-        self.profile, trained_prompt, trained_policy = _read_card(card_file)
-        self.policy, self.folder = policy, folder
+        card = read_card(folder, policy)
+        self.profile, self.policy, self.folder = card.profile, card.policy, folder
         self.processor = load_processor(folder, self.profile.min_pixels, self.profile.max_pixels)
-        current = prompt_digest(policy, self.profile.prompt, self.processor.chat_template)
-        if current != trained_prompt:
+        rendered = prompt_digest(self.policy, self.profile.prompt, self.processor.chat_template)
+        if rendered != card.prompt:
             raise ValueError(
-                f"{card_file}: the model was trained on prompt {trained_prompt} (policy {trained_policy}), "
-                f"policy {policy.version} renders {current}; retrain, or use the policy file it was trained with"
+                f"{folder / MODEL_CARD}: the model was trained on prompt {card.prompt}, its folder renders {rendered}; "
+                "its chat template or moderation.json was edited: copy the folder again, or merge the model again"
             )
         self.model = load_model(folder, self.profile)
 
@@ -70,25 +63,6 @@ class Judge:
         fitting = [example for example in prepared if isinstance(example, Example)]
         judged = judge_examples(self.model, self.processor, self.policy, fitting, self.profile.score_batch_size, log)
         return [next(judged) if isinstance(example, Example) else example for example in prepared]
-
-
-def _read_card(file: Path) -> tuple[Profile, str, str]:
-    """Profile, digest of the prompt and policy version that a model was trained with. Raises ValueError naming the file."""
-    remedy = "expected what merged_model wrote; copy the folder again"
-    try:
-        card = read_json(file)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f"{file}: not JSON ({error}); {remedy}") from error
-    if not isinstance(card, dict) or not isinstance(card.get("profile"), dict):
-        raise ValueError(f"{file}: holds no profile; {remedy}")
-    missing = [name for name in ("prompt", "policy_version") if not isinstance(card.get(name), str)]
-    if missing:
-        raise ValueError(f"{file}: holds no {' and no '.join(missing)}; {remedy}")
-    try:
-        return Profile.model_validate(card["profile"]), card["prompt"], card["policy_version"]
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{file}: profile: {problems}; {remedy}") from error
 
 
 def as_row(judgement: Judgement) -> dict[str, Any]:

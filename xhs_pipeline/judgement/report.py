@@ -63,13 +63,15 @@ def build_report(
     policy: Policy,
     context: Mapping[str, Any],
     champion_predictions: pd.DataFrame | None = None,
+    not_compared: str = "",
 ) -> dict[str, Any]:
     """Everything measured about a model on one test split, ready for json.dumps(allow_nan=False).
 
     `floors` maps a name (majority, tfidf, ...) to its predictions on the same posts. `context` holds JSON values, at
     least the keys in CONTEXT: base_note is what the reader must know about the base model ("" for nothing),
     data_versions maps a name to a version, champion_version is the model in use or None, merge_agreement is a figure
-    or None. A champion judged on other posts is left out, and said so, since the comparison would mean nothing.
+    or None. A champion judged on other posts is left out, and said so, since the comparison would mean nothing;
+    `not_compared` says why there are no champion predictions though there is a champion.
     Raises ValueError when a context key is missing or a floor was computed on other posts.
     """
     missing = [key for key in CONTEXT if key not in context]
@@ -98,7 +100,9 @@ def build_report(
         "below": {name: _below(figures["model"], other) for name, other in figures["floors"].items()},
     }
     if champion_predictions is not None and not same:
-        report["notes"]["champion"] = "judged on other posts, not compared"
+        not_compared = "judged on other posts, not compared"
+    if not_compared:
+        report["notes"]["champion"] = not_compared
     report["gate"] = gate.decide(report, policy).as_dict()
     return report
 

@@ -13,8 +13,8 @@ from xhs_pipeline.judgement import floors, metrics, report
 from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.judge import Judge, Post
-from xhs_pipeline.judgement.scoring import Judgement
 from xhs_pipeline.policy import Policy, load_policy
+from xhs_pipeline.vlm.scoring import Judgement
 
 
 def evaluate_model(
@@ -28,15 +28,15 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Judge the test split with the model, the floors and the model in use; write report.json, report.html, predictions.parquet.
 
-    `context` is what `report.build_report` must be told. A champion that cannot judge under today's policy is named in the
-    report and not compared. Returns the key figures.
+    `context` is what `report.build_report` must be told. A champion that cannot judge any more is named in the report and not
+    compared. Returns the key figures.
     """
     policy = load_policy()
     light = ["post_id", "title", "body", "verdict", "category", "severity", "label_source"]
     train = pq.read_table(Path(splits) / "train.parquet", columns=light)
     test = pq.read_table(Path(splits) / "test.parquet").drop_columns(["messages"])
     log(f"evaluation_report: judging {test.num_rows} test posts")
-    predictions = _predict(Judge(Path(model), policy), test, policy, log)
+    predictions = predict(Judge(Path(model), policy), test, policy, log)
     floor_frames = {
         floors.MAJORITY: floors.majority_floor(train, test, policy),
         floors.TFIDF: floors.tfidf_floor(train, test, policy, seed),
@@ -46,14 +46,12 @@ def evaluate_model(
         log("evaluation_report: judging the same posts with the model in use")
         try:
             rival = Judge(Path(champion), policy)
-        except ValueError as why:  # its folder is gone, or the policy's wording has changed since
+        except ValueError as why:  # its folder is gone or was edited
             not_compared = str(why)
             log(f"evaluation_report: the model in use cannot judge: {why}")
         else:
-            champion_predictions = _predict(rival, test, policy, log)
-    content = report.build_report(predictions, floor_frames, policy, context, champion_predictions)
-    if not_compared:
-        content["notes"]["champion"] = not_compared
+            champion_predictions = predict(rival, test, policy, log)
+    content = report.build_report(predictions, floor_frames, policy, context, champion_predictions, not_compared)
     write_json(Path(out) / "report.json", content)
     examples = report.worst_mistakes(predictions, test, policy)
     (Path(out) / "report.html").write_text(report.render_html(content, examples, policy), encoding="utf-8")
@@ -61,7 +59,8 @@ def evaluate_model(
     return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
 
 
-def _predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
+def predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
+    """The predictions frame (`metrics.predictions_frame`) of a model over SHAREGPT rows, in today's policy's terms."""
     posts = [
         Post(row["post_id"], row["title"], row["body"], tuple(image["bytes"] for image in row["images"]))
         for row in test.select(["post_id", "title", "body", "images"]).to_pylist()
@@ -69,8 +68,9 @@ def _predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], 
     judged = judge.judge(posts, log)
     usable = [j if isinstance(j, Judgement) and j.valid else None for j in judged]
     unknown = float("nan")
-    verdicts = [list(j.verdict_probs.values()) if j else [unknown] * len(policy.verdict_ids) for j in usable]
-    categories = [list(j.category_probs.values()) if j else [unknown] * len(policy.category_names) for j in usable]
+    # a model in use that was trained before a category was added gives it no probability
+    verdicts = [[j.verdict_probs.get(name, 0.0) if j else unknown for name in policy.verdict_ids] for j in usable]
+    categories = [[j.category_probs.get(name, 0.0) if j else unknown for name in policy.category_names] for j in usable]
     return metrics.predictions_frame(
         test,
         [j.verdict if j else None for j in usable],
@@ -84,9 +84,10 @@ def _predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], 
 
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:
     """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way."""
-    verdict = GateVerdict.from_dict(read_json(judged.file("report.json"))["gate"])
+    report_of = read_json(judged.file("report.json"))
+    verdict = GateVerdict.from_dict(report_of["gate"])
     candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
-    move = release(folder, candidate, verdict)
+    move = release(folder, candidate, verdict, report_of["context"]["champion_version"])
     champion = move.champion.version if move.champion else None
     write_json(
         work / "decision.json",

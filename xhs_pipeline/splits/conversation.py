@@ -104,5 +104,10 @@ def chat_parts(messages: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
 def prompt_digest(policy: Policy, style: str, chat_template: str) -> str:
     """Hash of everything that shapes a prompt beside the post; equal in training, evaluation and use."""
     sample = render_prompt("标题", "正文", policy, style)
-    payload = [sample.system, sample.user, render_answer(*policy.answers()[0], policy), chat_template]
+    payload = [
+        sample.system,
+        sample.user,
+        [render_answer(*answer, policy) for answer in policy.answers()],
+        chat_template,
+    ]
     return hashlib.sha256(json.dumps(payload, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ Distribution itself is accelerate's and torch's. What is added is that no proces
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -24,8 +25,8 @@ def launch(
     """Call `function` ("package.module:function") with `arguments` (JSON values) and `log`; its result, of process 0.
 
     With one process that is a call. With more, each calls it in accelerate's environment, and what any of them prints arrives
-    at `log`. They end when this process ends, however it ends, and when one of them fails. Raises RuntimeError then, with
-    the line that names the error.
+    at `log`. They end when this process ends, however it ends, and when one of them fails. Raises RuntimeError then, or
+    ValueError when that was the error, with the line that names it.
     """
     if profile.num_processes == 1:
         module, name = function.split(":")
@@ -63,7 +64,9 @@ def launch(
                 launcher.terminate()
     if code or not result.exists():
         why = errors[0] if errors else f"exit code {code}"
-        raise RuntimeError(f"{profile.num_processes} processes: {why}")
+        # a setting or a record that is refused stays refused: the stage tells that from a run that may be tried again
+        kind = ValueError if re.search(r"\bValueError: ", why) else RuntimeError
+        raise kind(f"{profile.num_processes} processes: {why}")
     return dict(read_json(result))
 
 

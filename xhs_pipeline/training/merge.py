@@ -68,9 +68,9 @@ def merge(
     """
     import torch
 
-    from xhs_pipeline.judgement.scoring import judge_examples
     from xhs_pipeline.vlm.base import load_model
     from xhs_pipeline.vlm.processor import save_processor
+    from xhs_pipeline.vlm.scoring import judge_examples
 
     def verdicts(model: Any) -> tuple[list[str], torch.Tensor]:
         judged = list(judge_examples(model, processor, policy, probe, profile.score_batch_size))

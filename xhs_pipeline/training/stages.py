@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import file_digest, read_json, write_json
-from xhs_pipeline.judgement.judge import MODEL_CARD
-from xhs_pipeline.judgement.scoring import Judgement, judge_examples
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import QUARANTINE, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.vlm.batches import Example, Unfit, fit, quiet_libraries
+from xhs_pipeline.vlm.card import ModelCard, write_card
+from xhs_pipeline.vlm.scoring import Judgement, judge_examples
 
 PROBE_POSTS = 64
 
@@ -260,13 +260,6 @@ def merge_adapter(
     processor = load_processor(checkpoint, settings.min_pixels, settings.max_pixels)
     probe, _ = load_examples(Path(splits) / "validation.parquet", processor, settings, limit=PROBE_POSTS)
     counts = merge(checkpoint, Path(adapter), probe, processor, policy, settings, Path(out), log)
-    # what a user of the folder needs to put the same question in the same words
-    write_json(
-        Path(out) / MODEL_CARD,
-        {
-            "policy_version": policy.version,
-            "prompt": prompt_digest(policy, settings.prompt, processor.chat_template),
-            "profile": settings.model_dump(),
-        },
-    )
+    prompt = prompt_digest(policy, settings.prompt, processor.chat_template)
+    write_card(Path(out), ModelCard(settings, policy, prompt))
     return counts

@@ -1,1 +1,1 @@
-"""One checkpoint, loaded the same way everywhere: base model, processor, and the tiny model that is built here. Does not train adapters."""
+"""One checkpoint, loaded and asked the same way everywhere: base model, processor, answers by likelihood, and the tiny model built here. Does not train adapters."""
