@@ -33,6 +33,7 @@ class Profile(BaseModel):
     min_pixels: int = Field(3136, ge=784, description="smallest image area the processor works with")
     max_pixels: int = Field(589824, ge=784, description="largest; 28 x 28 pixels are one token")
     max_length: int = Field(2048, ge=32, description="tokens of prompt and answer together")
+    answer_length: int = Field(128, ge=1, description="of these, kept for the answer; the prompt never grows into them")
 
     # splits; what the three shares leave is train
     validation_share: float = Field(0.1, ge=0, lt=1)
@@ -57,17 +58,34 @@ class Profile(BaseModel):
     lora_rank: int = Field(8, ge=1)
     lora_alpha: int = Field(16, ge=1)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank")
+    lora_dora: bool = Field(False, description="learn each weight's length apart from its direction; slower")
+    lora_modules: Literal["language", "all"] = Field(
+        "language", description="where lora_targets are looked for; all = also in the vision tower and its projector"
+    )
     lora_targets: list[str] = Field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        description="names of the language model's linear layers",
+        min_length=1,
+        description="names of linear layers; in the vision part: qkv, proj, fc1, fc2, mlp.0, mlp.2",
     )
     train_embeddings: bool = Field(False, description="also train embed_tokens and lm_head")
 
     # optimisation
     epochs: int = Field(3, ge=1)
     max_steps: int = Field(0, ge=0, description="optimiser steps at most; 0 = as many as the epochs take")
-    batch_size: int = Field(1, ge=1)
-    accumulation: int = Field(8, ge=1)
+    batch_size: int = Field(1, ge=1, description="records that go through the model together, where not packed")
+    accumulation: int = Field(
+        8, ge=1, description="batch_size x accumulation records make one update, however computed"
+    )
+    pack_length: int = Field(
+        0,
+        ge=0,
+        description="tokens of a row in which an update's records stand one after the other; 0 = padded batches",
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="the second needs a GPU")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced = every category counts alike in the loss, however rare"
+    )
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
@@ -79,12 +97,21 @@ class Profile(BaseModel):
     )
     augmentation: float = Field(0.0, ge=0, le=1, description="share of examples whose post text loses or turns tokens")
     evaluations: int = Field(3, ge=1, description="evenly spaced validations; the best one is kept")
+    early_stopping: int = Field(
+        0, ge=0, description="validations in a row without a new best that end the run; 0 = never"
+    )
     checkpoints: int = Field(
         10, ge=1, description="evenly spaced saves: what a killed run loses is one interval at most"
     )
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = True
     seed: int = 20260216
+
+    # several processes, one a GPU; an update stays batch_size x accumulation records
+    num_processes: int = Field(1, ge=1, description="on this machine")
+    distribution: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp = each process holds the whole model; fsdp = each holds a share of it"
+    )
 
     # scoring
     score_batch_size: int = Field(8, ge=1)
@@ -108,6 +135,22 @@ class Profile(BaseModel):
         if held_out >= 1:
             raise ValueError(
                 f"validation, calibration and test share sum to {held_out:g}; expected less than 1, the rest is train"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Profile":
+        if self.answer_length >= self.max_length:
+            raise ValueError(f"answer_length is {self.answer_length}, expected less than max_length {self.max_length}")
+        if self.num_processes > self.batch_size * self.accumulation:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, but an update has batch_size x accumulation = "
+                f"{self.batch_size * self.accumulation} records; raise accumulation"
+            )
+        if self.num_processes > 1 and self.lora_modules == "all":
+            raise ValueError(
+                "lora_modules is 'all' with num_processes > 1; expected 'language': a process whose records have no image "
+                "would have no gradient for the vision tower"
             )
         return self
 
@@ -153,13 +196,15 @@ _SPLITS = {
     "json_export",
 }  # fmt: skip
 _DECISIONS = {"min_confidence"}  # nothing is trained or merged by it
+# How often a run saves and how many posts it judges at once: nothing that it trains depends on them.
+_PACE = {"checkpoints", "score_batch_size"}
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 STAGE_SETTINGS: dict[str, set[str]] = {
     "clean_posts": {"ocr"},
     "label_issues": {"seed"},
     "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
     "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
-    "adapter": set(Profile.model_fields) - _SPLITS - _TINY - _DECISIONS - {"shard_size"},
+    "adapter": set(Profile.model_fields) - _SPLITS - _TINY - _DECISIONS - _PACE - {"shard_size"},
     "merged_model": set(Profile.model_fields) - _SPLITS - _DECISIONS,
     "evaluation_report": _DECISIONS | {"seed"},
 }

@@ -85,7 +85,8 @@ def run(stage: str, arguments: dict[str, Any], log: Callable[[str], None] = prin
         return value
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
+    """End this process when its parent is gone: for a daemon thread, in a process whose input is a pipe from the parent."""
     sys.stdin.read()  # returns when the parent closes the pipe, which the system does for a killed one
     os._exit(3)
 
@@ -101,7 +102,7 @@ def _peak_memory_mb() -> int:
 
 def _main(stage: str, result: str) -> None:
     arguments = json.loads(sys.stdin.readline())
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     module, function = stage.split(":")
     try:
         value = getattr(importlib.import_module(module), function)(

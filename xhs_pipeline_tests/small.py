@@ -26,7 +26,7 @@ PROFILE = load_profile(
         "tiny_vocabulary": 700, "tiny_hidden_size": 64, "tiny_layers": 2, "tiny_heads": 4, "tiny_vision_size": 32,
         "tiny_vision_depth": 1, "tiny_pretrain_epochs": 1, "shard_size": "100KB", "max_pixels": 12544,
         "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.05, "epochs": 8, "max_steps": 0, "batch_size": 4,
-        "learning_rate": 0.01, "augmentation": 0.2, "evaluations": 6, "score_batch_size": 8,
+        "answer_length": 20, "learning_rate": 0.01, "augmentation": 0.2, "evaluations": 6, "score_batch_size": 8,
         "validation_share": 0.2, "calibration_share": 0.05, "test_share": 0.15,
     },
 )  # fmt: skip
@@ -117,3 +117,24 @@ def conversation(
     """The messages of a post as sharegpt_splits writes them, with the embedded profile's prompt."""
     prompt = render_prompt(title, body, POLICY, PROFILE.prompt)
     return to_messages(prompt, images, render_answer(*answer, POLICY, rationale) if answer else None)
+
+
+# What trains without quantisation, dropout or augmentation: nothing but the arithmetic differs between two ways to compute.
+PLAIN = PROFILE.model_copy(update={"quantization": "none", "lora_dropout": 0.0, "augmentation": 0.0})
+FRAUD = ("remove", "诈骗")
+
+
+def record(processor: Any, name: str, text: str, images: int = 0, rationale: str | None = None) -> Any:
+    """A tokenised training record with pictures of different sizes."""
+    from xhs_pipeline.vlm.batches import tokenise
+
+    messages = conversation("标题", text, images, FRAUD, rationale)
+    return tokenise(processor, name, messages, [jpeg(90 + 20 * i, 120) for i in range(images)])
+
+
+def records_file(file: Path, examples: Any) -> Any:
+    """Examples as a training reads them: from a file."""
+    from xhs_pipeline.training.records import Records, write_records
+
+    write_records(file, examples)
+    return Records(file)

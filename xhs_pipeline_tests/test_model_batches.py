@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
-from xhs_pipeline.training.order import augment, run_order
+from xhs_pipeline.training.order import augment, run_batches
 from xhs_pipeline.training.stages import load_examples
-from xhs_pipeline.vlm.batches import IGNORED, Example, Unfit, answer_ids, fit, loss_total, pad, tokenise
+from xhs_pipeline.vlm.batches import IGNORED, Example, Unfit, answer_ids, fit, pad, tokenise
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 
 FRAUD = ("remove", "诈骗")
@@ -113,13 +114,22 @@ def test_a_rationale_of_weight_zero_is_not_learnt_and_of_weight_one_is_learnt_li
     assert int(equal.sum()) == len(example.answer)
 
 
-def test_a_records_weight_scales_its_loss_and_not_what_the_loss_is_divided_by(small_processor: Any) -> None:
+def test_a_records_weight_scales_the_weights_of_its_tokens(small_processor: Any) -> None:
     full = tokenise(small_processor, "a", conversation("标题", "正文", 0, FRAUD, "催促转账"), [])
-    light = replace(full, weight=0.25)
-    one, quarter = pad([full, light], small_processor, 0.5)["loss_weights"]
+    one, quarter = pad([full, replace(full, weight=0.25)], small_processor, 0.5)["loss_weights"]
     assert quarter.equal(one * 0.25) and float(one.max()) == 1
-    assert loss_total([light], 0.5) == loss_total([full], 0.5) == pytest.approx(float(one.sum()))
-    assert loss_total([full, light], 0.5) == 2 * loss_total([full], 0.5)
+
+
+def test_the_splits_label_weight_is_the_weight_a_record_is_trained_with(
+    small_splits: Path, small_processor: Any, tmp_path: Path
+) -> None:
+    rows = pq.read_table(small_splits / "train.parquet")
+    weights = [0.3 if n % 5 == 0 else 1.0 for n in range(rows.num_rows)]
+    place = rows.schema.get_field_index("label_weight")
+    weighed = rows.set_column(place, rows.schema.field(place), pa.array(weights, pa.float32()))
+    pq.write_table(weighed, tmp_path / "t.parquet")
+    examples, unfit = load_examples(tmp_path / "t.parquet", small_processor, PROFILE)
+    assert not unfit and [e.weight for e in examples] == pytest.approx(weights)
 
 
 def test_image_tokens_are_marked_for_the_rotary_positions(small_processor: Any) -> None:
@@ -135,29 +145,86 @@ def test_image_tokens_are_marked_for_the_rotary_positions(small_processor: Any) 
 # length
 
 
-def test_a_record_that_is_too_long_loses_its_last_images_first_and_no_text(small_processor: Any) -> None:
-    images = [jpeg(140, 100), jpeg(100, 140), jpeg(112, 112)]
+def text_ids(processor: Any, example: Example) -> list[int]:
+    return [i for i in example.prompt if i not in processor.tokenizer.all_special_ids]
+
+
+def large(count: int) -> list[bytes]:
+    return [jpeg(140, 100), jpeg(100, 140), jpeg(112, 112)][:count]
+
+
+def test_a_record_that_is_too_long_gets_smaller_images_then_fewer_and_loses_no_text(small_processor: Any) -> None:
+    images = large(3)
     messages = conversation("标题", "正文一二三四五", 3, FRAUD)
     full = tokenise(small_processor, "p", messages, images)
-    one = tokenise(small_processor, "p", conversation("标题", "正文一二三四五", 1, FRAUD), images[:1])
-    assert fit(small_processor, "p", messages, images, len(full)) == full
-    for limit in (len(full) - 1, len(one)):
-        found = fit(small_processor, "p", messages, images, limit)
-        assert isinstance(found, Example) and len(found) <= limit
-        assert found.images == images[: len(found.images)] and 1 <= len(found.images) < 3
-        assert found.answer == full.answer
-        text = [i for i in found.prompt if i not in small_processor.tokenizer.all_special_ids]
-        assert text == [i for i in full.prompt if i not in small_processor.tokenizer.all_special_ids]
+    seen = []
+    for room in range(len(full.prompt), 0, -1):
+        found = fit(small_processor, "p", messages, images, room + 30, 30)
+        if isinstance(found, Unfit):
+            break
+        assert len(found.prompt) <= room and found.answer == full.answer
+        assert text_ids(small_processor, found) == text_ids(small_processor, full)
+        assert found.images == images[: len(found.images)] and len(found.images) + found.images_left_out == 3
+        assert found.prompt == tokenise(
+            small_processor, "p", conversation("标题", "正文一二三四五", len(found.images), FRAUD), found.images,
+            found.max_pixels,
+        ).prompt  # fmt: skip
+        if (len(found.images), found.max_pixels) not in seen[-1:]:
+            seen.append((len(found.images), found.max_pixels))
+    limit, least = PROFILE.max_pixels, PROFILE.min_pixels
+    assert seen[0] == (3, limit) and [n for n, _ in seen] == sorted((n for n, _ in seen), reverse=True)
+    assert {n for n, _ in seen} == {3, 2, 1, 0}
+    assert [size for n, size in seen if n == 3] == [limit, limit // 2, limit // 4] and limit // 4 == least
     assert len(images) == 3 and messages[-2]["content"].count(IMAGE_PLACEHOLDER) == 3, "the caller's lists stay whole"
+
+
+def test_smaller_images_have_the_tokens_and_patches_that_were_counted(small_processor: Any) -> None:
+    messages = conversation("标题", "正文", 2, FRAUD)
+    full = tokenise(small_processor, "p", messages, large(2))
+    found = fit(small_processor, "p", messages, large(2), len(full.prompt) + 19, 20)
+    assert isinstance(found, Example) and found.max_pixels < full.max_pixels
+    batch = pad([found, full], small_processor)
+    patches = [int(t * h * w) for t, h, w in batch["image_grid_thw"].tolist()]
+    assert found.prompt.count(small_processor.image_token_id) == sum(patches[:2]) // 4
+    assert full.prompt.count(small_processor.image_token_id) == sum(patches[2:]) // 4
+    assert all(4 * 196 * tokens // 4 <= found.max_pixels for tokens in patches[:2])
+    assert sum(patches) == len(batch["pixel_values"])
+
+
+def test_a_post_is_shown_in_the_same_way_with_its_answer_and_without(small_processor: Any) -> None:
+    """Training has the answer, evaluation and use do not; a long rationale must not change what the model sees."""
+    plain = conversation("标题", "正文一二三", 2)
+    for rationale in (None, "要求先垫付" * 3):
+        answered = conversation("标题", "正文一二三", 2, FRAUD, rationale)
+        for limit in range(60, 130, 7):
+            asked = fit(small_processor, "p", plain, large(2), limit, 30)
+            trained = fit(small_processor, "p", answered, large(2), limit, 30)
+            if isinstance(asked, Example) and isinstance(trained, Example):
+                assert (asked.prompt, asked.images, asked.max_pixels) == (
+                    trained.prompt,
+                    trained.images,
+                    trained.max_pixels,
+                )
+            elif isinstance(asked, Example):
+                assert isinstance(trained, Unfit) and trained.reason == "answer_too_long"
+            else:
+                assert isinstance(trained, Unfit) and trained.reason == "too_long"
 
 
 def test_a_record_whose_text_alone_is_too_long_is_set_aside_with_the_tokens_counted(small_processor: Any) -> None:
     messages = conversation("标题", "稳赚不赔" * 60, 1, FRAUD)
-    found = fit(small_processor, "p9", messages, [jpeg(100, 100)], 64)
-    without = len(tokenise(small_processor, "p9", conversation("标题", "稳赚不赔" * 60, 0, FRAUD), []))
+    found = fit(small_processor, "p9", messages, [jpeg(100, 100)], 64, 20)
+    without = len(tokenise(small_processor, "p9", conversation("标题", "稳赚不赔" * 60, 0), []))
     assert isinstance(found, Unfit) and (found.post_id, found.reason) == ("p9", "too_long")
-    assert f"{without} without its images" in found.detail and "max_length is 64" in found.detail
+    assert f"{without} without its images" in found.detail and "max_length 64 less answer_length 20" in found.detail
     assert "稳赚" not in found.detail
+
+
+def test_an_answer_that_does_not_fit_is_set_aside_and_not_cut(small_processor: Any) -> None:
+    messages = conversation("标题", "正文", 0, FRAUD, "要求先垫付" * 20)
+    found = fit(small_processor, "p", messages, [], 64, 20)
+    assert isinstance(found, Unfit) and found.reason == "answer_too_long"
+    assert "of answer; the profile's max_length is 64" in found.detail and "垫付" not in found.detail
 
 
 def test_every_record_of_a_split_is_either_kept_whole_or_named(small_splits: Path, small_processor: Any) -> None:
@@ -165,11 +232,10 @@ def test_every_record_of_a_split_is_either_kept_whole_or_named(small_splits: Pat
     rows = pq.read_table(file, columns=["post_id"])["post_id"].to_pylist()
     everything, none = load_examples(file, small_processor, PROFILE)
     assert not none and [e.post_id for e in everything] == rows
-    lengths = sorted(len(e) for e in everything)
-    limit = lengths[len(lengths) // 2]
+    limit = sorted(len(e.prompt) for e in everything)[len(everything) // 2] + PROFILE.answer_length
     kept, unfit = load_examples(file, small_processor, PROFILE.model_copy(update={"max_length": limit}))
     assert sorted([e.post_id for e in kept] + [u.post_id for u in unfit]) == sorted(rows)
-    assert unfit and {u.reason for u in unfit} == {"too_long"}
+    assert unfit and {u.reason for u in unfit} <= {"too_long", "answer_too_long"}
     whole = {e.post_id: e for e in everything}
     assert all(len(e) <= limit and e.answer == whole[e.post_id].answer for e in kept)
     first, _ = load_examples(file, small_processor, PROFILE, limit=5)
@@ -189,30 +255,34 @@ def test_the_tokenizer_that_is_built_here_cuts_no_text_wherever_it_is_read(
 # order
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("records", "batch", "epochs"), [(1, 4, 3), (7, 4, 2), (230, 4, 3), (64, 1, 2)])
 def test_a_run_meets_every_record_once_an_epoch_in_an_order_that_its_arguments_decide(
-    records: int, batch: int, epochs: int
+    records: int, batch: int, epochs: int, grouped: bool
 ) -> None:
-    lengths = [random.Random(i).randint(10, 90) for i in range(records)]
-    order = run_order(lengths, batch, epochs, seed=3)
+    lengths = [random.Random(i).randint(10, 90) for i in range(records)] if grouped else None
+    batches = run_batches(records, batch, epochs, 3, lengths)
+    order = [place for rows in batches for place in rows]
     assert Counter(order) == Counter((e, r) for e in range(epochs) for r in range(records))
-    assert [epoch for epoch, _ in order] == sorted(epoch for epoch, _ in order)
+    assert {len(rows) for rows in batches[:-1]} <= {batch}, "every update but the last is whole"
+    first = {r: n for n, (e, r) in enumerate(order) if e == 0}
+    assert max(first.values()) < records + batch * 50, "an epoch ends before the next is far on"
     random.seed(99)
-    assert run_order(list(lengths), batch, epochs, seed=3) == order
+    assert run_batches(records, batch, epochs, 3, lengths and list(lengths)) == batches
     if records > 7:
-        assert run_order(lengths, batch, epochs, seed=4) != order
+        assert run_batches(records, batch, epochs, 4, lengths) != batches
         assert [r for e, r in order if e == 0] != [r for e, r in order if e == 1]
 
 
 def test_records_of_like_length_share_a_batch() -> None:
-    lengths = [random.Random(i).randint(10, 500) for i in range(400)]
+    lengths = [random.Random(i).randint(10, 500) for i in range(401)]
 
-    def padding(order: list[tuple[int, int]]) -> int:
-        batches = [[lengths[r] for _, r in order[i : i + 8]] for i in range(0, len(order), 8)]
-        return sum(max(b) * len(b) - sum(b) for b in batches)
+    def padding(batches: list[list[tuple[int, int]]]) -> int:
+        sizes = [[lengths[r] for _, r in rows] for rows in batches]
+        return sum(max(b) * len(b) - sum(b) for b in sizes)
 
-    shuffled = [(0, r) for r in random.Random(1).sample(range(400), 400)]
-    assert padding(run_order(lengths, 8, 1, seed=1)) < 0.2 * padding(shuffled)
+    shuffled = [(0, r) for r in random.Random(1).sample(range(401), 401)]
+    assert padding(run_batches(401, 8, 2, 1, lengths)) < 0.2 * padding([shuffled[i : i + 8] for i in range(0, 401, 8)])
 
 
 # augmentation

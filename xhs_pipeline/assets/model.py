@@ -72,9 +72,10 @@ def base_model(
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
     retry_policy=RETRY,
-    code_version="1",
-    description="QLoRA adapter: NF4 base, LoRA on the language model, loss on the answer only. The checkpoint with the best "
-    "macro-F1 on validation (mean of verdict and category) is kept. A killed run goes on from its last checkpoint.",
+    code_version="2",
+    description="QLoRA adapter: NF4 base, LoRA on the layers that the profile names, loss on the answer only. The checkpoint with "
+    "the best macro-F1 on validation (mean of verdict and category) is kept. A killed run goes on from its last checkpoint. "
+    "How each record was shown to the model is in budget.parquet, TensorBoard events are in runs.",
     check_specs=[
         check(
             "adapter",
@@ -97,16 +98,19 @@ def adapter(
         rows = splits.manifest["counts"]["train"]
         parts = [counts[name] for name in ("train_records", "set_aside", "not_reached")]
         said = "{} records = {} trained + {} set aside + {} not reached within max_steps".format(rows, *parts)
-        return Built(counts, [CheckOutcome("records_accounted", rows == sum(parts), said)])
+        named = shown.count_column(work / "budget.parquet", "split")["train"]
+        return Built(counts, [CheckOutcome("records_accounted", rows == sum(parts) == named, said)])
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         history = read_json(artifact.file("history.json"))
         return {
             "loss_curve": shown.picture(loss_curve(history["history"]), "loss and validation macro-F1 by step"),
             **_figures(artifact),
+            "resolved_settings": shown.table(["setting", "value"], artifact.manifest["counts"]["settings"].items()),
             "set_aside_preview": shown.preview(artifact.file("quarantine.parquet"), ["post_id", "reason", "detail"]),
             "adapted_modules": shown.table(
-                ["module"], [[name.removeprefix("base_model.model.model.")] for name in history["adapted_modules"]]
+                ["module"],
+                [[n.removeprefix("base_model.model.model.")] for n in artifact.manifest["counts"]["adapted_modules"]],
             ),
         }
 

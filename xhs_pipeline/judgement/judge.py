@@ -57,7 +57,8 @@ class Judge:
         prompt = render_prompt(
             post.title, post.body, self.policy, settings.prompt, settings.text_head, settings.text_tail, *in_images
         )
-        return fit(self.processor, post.post_id, to_messages(prompt, len(images), None), images, settings.max_length)
+        messages = to_messages(prompt, len(images), None)
+        return fit(self.processor, post.post_id, messages, images, settings.max_length, settings.answer_length)
 
     def judge(self, posts: Sequence[Post], log: Callable[[str], None] | None = None) -> list[Judgement | Unfit]:
         """A judgement for every post, in the order given; Unfit for one that the model cannot read whole."""

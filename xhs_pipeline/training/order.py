@@ -1,10 +1,15 @@
-"""In what order a run meets its records, and how a record is varied. Pure functions of the seed: a resume needs no state."""
+"""In what order a run meets its records, and how a record is varied. Pure functions of the seed: a resume needs no state.
+
+An update of the weights takes `batch_size * accumulation` records, however they are padded, packed or shared among processes.
+"""
 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 from xhs_pipeline.vlm.batches import Example
+
+WINDOW = 50  # batches among which records of like length are brought together
 
 
 def augment(example: Example, rng: random.Random, protected: frozenset[int], chance: float) -> Example:
@@ -38,21 +43,31 @@ def augment(example: Example, rng: random.Random, protected: frozenset[int], cha
     return replace(example, prompt=ids[:start] + text + ids[end:])
 
 
-def run_order(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[tuple[int, int]]:
-    """Every (epoch, record) of a run in order. Within a window of 50 batches, records of like length share a batch.
+def run_batches(
+    records: int, batch: int, epochs: int, seed: int, lengths: Sequence[int] | None = None
+) -> list[list[tuple[int, int]]]:
+    """Every (epoch, record) of a run, in batches of `batch`, shuffled anew each epoch.
 
-    The order depends on the arguments only, so that a resumed run needs nothing but its step number to go on.
+    With `lengths`, records of like length share a batch, within a window of 50 batches: that saves padding, at the price of
+    less mixed batches. What is left over when an epoch does not divide into batches comes first in the next one, so only the
+    run's last batch can be smaller. The order depends on the arguments only, so that a resumed run needs but its step number.
     """
-    order: list[tuple[int, int]] = []
+    batches: list[list[tuple[int, int]]] = []
+    left: list[tuple[int, int]] = []
     for epoch in range(epochs):
         rng = random.Random(f"{seed}:{epoch}")
-        records = list(range(len(lengths)))
-        rng.shuffle(records)
-        windows = [records[i : i + 50 * batch] for i in range(0, len(records), 50 * batch)]
-        batches = []
-        for window in windows:
-            window.sort(key=lambda record: lengths[record])
-            batches += [window[i : i + batch] for i in range(0, len(window), batch)]
-        rng.shuffle(batches)
-        order += [(epoch, record) for records in batches for record in records]
-    return order
+        shuffled = [(epoch, record) for record in range(records)]
+        rng.shuffle(shuffled)
+        shuffled = left + shuffled
+        whole = len(shuffled) - len(shuffled) % batch
+        shuffled, left = shuffled[:whole], shuffled[whole:]
+        if lengths is None:
+            batches += [shuffled[i : i + batch] for i in range(0, whole, batch)]
+            continue
+        made = []
+        for begin in range(0, whole, WINDOW * batch):
+            window = sorted(shuffled[begin : begin + WINDOW * batch], key=lambda place: lengths[place[1]])
+            made += [window[i : i + batch] for i in range(0, len(window), batch)]
+        rng.shuffle(made)
+        batches += made
+    return batches + ([left] if left else [])

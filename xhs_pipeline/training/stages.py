@@ -4,6 +4,7 @@ Each reads what an earlier stage wrote, calls the recipe, and writes into the fo
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,23 @@ from xhs_pipeline.vlm.card import ModelCard, write_card
 from xhs_pipeline.vlm.scoring import Judgement, judge_examples
 
 PROBE_POSTS = 64
-_READ = ["post_id", "messages", "images", "label_weight"]
+
+# How each record is shown to the model: tokens of prompt and answer, images and the area they are resized within; `elided`
+# (characters) is from the splits. A reason says why it is not shown at all.
+BUDGET = pa.schema(
+    [
+        ("post_id", pa.string()),
+        ("split", pa.string()),
+        ("tokens", pa.int32()),
+        ("answer_tokens", pa.int32()),
+        ("images", pa.int32()),
+        ("images_left_out", pa.int32()),
+        ("max_pixels", pa.int32()),
+        ("smaller_images", pa.bool_()),
+        ("elided", pa.int32()),
+        ("reason", pa.string()),
+    ]
+)
 
 
 def checkpoint_folder(base: Path) -> Path:
@@ -30,24 +47,32 @@ def checkpoint_folder(base: Path) -> Path:
     return (base / read_json(base / "checkpoint.json")["folder"]).resolve()
 
 
+def fitted(
+    file: Path, processor: Any, profile: Profile, limit: int | None = None
+) -> Iterator[tuple[dict[str, Any], Example | Unfit]]:
+    """Each row of a split (without its images) and what the model is shown of it, within the profile's max_length.
+
+    An example weighs what the splits say its label is worth.
+    """
+    for row in _rows(file, limit):
+        images = [image["bytes"] for image in row.pop("images")]
+        messages = row.pop("messages")
+        found = fit(processor, row["post_id"], messages, images, profile.max_length, profile.answer_length)
+        yield row, found if isinstance(found, Unfit) else replace(found, weight=row["label_weight"])
+
+
 def load_examples(
     file: Path, processor: Any, profile: Profile, limit: int | None = None
 ) -> tuple[list[Example], list[Unfit]]:
-    """Tokenise a split (its first `limit` rows), fitted to the profile's max_length; what cannot fit comes back named."""
-    examples: list[Example] = []
-    unfit: list[Unfit] = []
-    for row in _rows(file, limit):
-        found = fit(processor, row["post_id"], row["messages"], [i["bytes"] for i in row["images"]], profile.max_length)
-        if isinstance(found, Unfit):
-            unfit.append(found)
-        else:
-            examples.append(replace(found, weight=row["label_weight"]))
-    return examples, unfit
+    """Tokenise a split (its first `limit` rows) in memory; what cannot fit the profile's max_length comes back named."""
+    found = [shown for _, shown in fitted(file, processor, profile, limit)]
+    return [e for e in found if isinstance(e, Example)], [u for u in found if isinstance(u, Unfit)]
 
 
 def _rows(file: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     left = limit
-    for batch in pq.ParquetFile(file).iter_batches(columns=_READ, batch_size=64):
+    columns = ["post_id", "messages", "images", "category", "elided", "label_weight"]
+    for batch in pq.ParquetFile(file).iter_batches(columns=columns, batch_size=64):
         rows = batch.to_pylist()[:left]
         yield from rows
         left = None if left is None else left - len(rows)
@@ -96,40 +121,118 @@ def train_adapter(
 ) -> dict[str, Any]:
     """adapter: train on the train split, keep the checkpoint with the best macro-F1 on the validation split.
 
-    Writes the peft adapter, history.json and quarantine.parquet into `work`; `work/.training` holds what a resume needs.
-    Raises ValueError when a record is neither trained nor quarantined, or when nothing is left to train on.
+    Writes the peft adapter, history.json, budget.parquet, quarantine.parquet and the folder runs (TensorBoard) into `work`;
+    `work/.training` holds what a resume needs. Raises ValueError when nothing is left to train on.
     """
     quiet_libraries()
-    from xhs_pipeline.training.qlora import train
+    from xhs_pipeline.training.launch import launch
     from xhs_pipeline.vlm.processor import load_processor
 
-    settings, policy, out = Profile(**profile), load_policy(), Path(work)
+    settings, out = Profile(**profile), Path(work)
+    training = out / ".training"
+    training.mkdir(exist_ok=True)
     checkpoint = checkpoint_folder(Path(base))
     processor = load_processor(checkpoint, settings.min_pixels, settings.max_pixels)
-    train_file, validation_file = Path(splits) / "train.parquet", Path(splits) / "validation.parquet"
-    examples, unfit = load_examples(train_file, processor, settings)
-    rows = pq.read_metadata(train_file).num_rows
-    if rows != len(examples) + len(unfit) or not examples:
+    decisions = [
+        *_prepare(Path(splits), "train", processor, settings, training),
+        *_prepare(Path(splits), "validation", processor, settings, training),
+    ]
+    counts = _write_budget(out, decisions)
+    log(
+        f"adapter: {counts['fitting']} records to train on, {counts['set_aside']} set aside; "
+        f"{counts['smaller_images']} with smaller images, {counts['fewer_images']} with fewer"
+    )
+    if not counts["fitting"]:
+        file = Path(splits) / "train.parquet"
         raise ValueError(
-            f"{train_file}: {rows} records, {len(examples)} to train on and {len(unfit)} set aside; expected all, and at least one"
+            f"{file}: 0 records to train on and {counts['set_aside']} set aside; raise max_length in the profile"
         )
-    log(f"adapter: {len(examples)} records to train on, {len(unfit)} set aside")
-    validation, _ = load_examples(validation_file, processor, settings)
-    truth = pq.read_table(validation_file, columns=["post_id", "verdict", "category"]).to_pylist()
+    arguments = {"base": str(checkpoint), "splits": splits, "profile": profile, "training": str(training)}
+    result = launch("xhs_pipeline.training.stages:fine_tune", arguments, settings, training, log)
+    for file in (training / "adapter").iterdir():
+        shutil.copy(file, out / file.name)
+    shutil.rmtree(out / "runs", ignore_errors=True)
+    shutil.copytree(training / "runs", out / "runs")
+    write_json(out / "history.json", {name: result[name] for name in ("history", "adapted_modules")})
+    shutil.rmtree(training)
+    if result["not_reached"]:
+        log(f"adapter: the run ended before {result['not_reached']} records were seen once")
+    return {name: value for name, value in result.items() if name != "history"} | counts
+
+
+def fine_tune(
+    base: str, splits: str, profile: dict[str, Any], training: str, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """One process of the training: the prepared records in `training`, judged on the validation split as it goes."""
+    quiet_libraries()
+    from xhs_pipeline.training.qlora import train
+    from xhs_pipeline.training.records import Records
+    from xhs_pipeline.vlm.processor import load_processor
+
+    settings, policy, folder = Profile(**profile), load_policy(), Path(training)
+    processor = load_processor(Path(base), settings.min_pixels, settings.max_pixels)
+    validation = Records(folder / "validation.arrow")
+    labels = pq.read_table(Path(splits) / "validation.parquet", columns=["post_id", "verdict", "category"]).to_pylist()
+    truth = {row["post_id"]: row for row in labels}
 
     def validate(model: Any) -> dict[str, float]:
-        judged = list(judge_examples(model, processor, policy, validation, settings.score_batch_size))
-        return macro_f1({row["post_id"]: row for row in truth}, judged)
+        return macro_f1(truth, list(judge_examples(model, processor, policy, validation, settings.score_batch_size)))
 
-    result = train(checkpoint, examples, validate if validation else None, processor, settings, out / ".training", log)
-    for file in (out / ".training" / "adapter").iterdir():
-        shutil.copy(file, out / file.name)
-    write_table(out / "quarantine.parquet", QUARANTINE, [_quarantine(unfit)])
-    write_json(out / "history.json", {name: result.pop(name) for name in ("history", "adapted_modules")})
-    shutil.rmtree(out / ".training")
-    if result["not_reached"]:
-        log(f"adapter: max_steps={settings.max_steps} ended before {result['not_reached']} records were seen once")
-    return result | {"set_aside": len(unfit), "validation_records": len(validation)}
+    examples = Records(folder / "train.arrow")
+    return train(Path(base), examples, validate if len(validation) else None, processor, settings, folder, log)
+
+
+def _prepare(splits: Path, split: str, processor: Any, profile: Profile, training: Path) -> list[dict[str, Any]]:
+    """Write what the model is shown of a split to `training/<split>.arrow`; return the decision on each record."""
+    from xhs_pipeline.training.records import write_records
+
+    file = splits / f"{split}.parquet"
+    weights = _category_weights(file, profile) if split == "train" else {}
+    decisions = []
+
+    def shown() -> Iterator[Example]:
+        for row, found in fitted(file, processor, profile):
+            decision = {"post_id": row["post_id"], "split": split, "elided": row["elided"]}
+            if isinstance(found, Unfit):
+                decisions.append(decision | {"reason": found.reason, "detail": found.detail})
+                continue
+            shrunk = bool(found.images) and found.max_pixels < profile.max_pixels
+            figures = {"tokens": len(found), "answer_tokens": len(found.answer), "images": len(found.images)}
+            limits = {"max_pixels": found.max_pixels, "images_left_out": found.images_left_out}
+            decisions.append(decision | figures | limits | {"smaller_images": shrunk})
+            yield replace(found, weight=found.weight * weights.get(row["category"], 1.0))
+
+    write_records(training / f"{split}.arrow", shown())
+    return decisions
+
+
+def _category_weights(file: Path, profile: Profile) -> dict[str, float]:
+    """Weight of a record of each category: n / (categories * n_category), as scikit-learn's class_weight="balanced"."""
+    if profile.class_weights == "none":
+        return {}
+    found = Counter(pq.read_table(file, columns=["category"])["category"].to_pylist())
+    return {category: found.total() / (len(found) * count) for category, count in found.items()}
+
+
+def _write_budget(out: Path, decisions: list[dict[str, Any]]) -> dict[str, int]:
+    """Write budget.parquet (every record) and quarantine.parquet (of the train split); return their counts as read back."""
+    write_table(out / "budget.parquet", BUDGET, [pa.RecordBatch.from_pylist(decisions, schema=BUDGET)])
+    unfit = [
+        {"post_id": d["post_id"], "stage": "adapter", "reason": d["reason"], "detail": d["detail"]}
+        for d in decisions
+        if "reason" in d and d["split"] == "train"
+    ]
+    write_table(out / "quarantine.parquet", QUARANTINE, [pa.RecordBatch.from_pylist(unfit, schema=QUARANTINE)])
+    rows = pq.read_table(out / "budget.parquet").to_pylist()
+    kept = [row for row in rows if row["reason"] is None]
+    return {
+        "fitting": sum(row["split"] == "train" for row in kept),
+        "set_aside": pq.read_metadata(out / "quarantine.parquet").num_rows,
+        "smaller_images": sum(row["smaller_images"] for row in kept),
+        "fewer_images": sum(row["images_left_out"] > 0 for row in kept),
+        "validation_records": sum(row["split"] == "validation" for row in kept),
+        "validation_set_aside": sum(row["split"] == "validation" for row in rows if row["reason"]),
+    }
 
 
 def macro_f1(truth: Mapping[str, Mapping[str, str]], judged: Sequence[Judgement]) -> dict[str, float]:
@@ -146,11 +249,6 @@ def macro_f1(truth: Mapping[str, Mapping[str, str]], judged: Sequence[Judgement]
         score = f1_score(true, given, labels=sorted(set(true)), average="macro", zero_division=0)
         scores[f"{name}_macro_f1"] = float(score)
     return scores | {"macro_f1": sum(scores.values()) / len(scores)}
-
-
-def _quarantine(unfit: list[Unfit]) -> pa.RecordBatch:
-    rows = [{"post_id": u.post_id, "stage": "adapter", "reason": u.reason, "detail": u.detail} for u in unfit]
-    return pa.RecordBatch.from_pylist(rows, schema=QUARANTINE)
 
 
 def merge_adapter(

@@ -1,7 +1,7 @@
 """From conversations to padded token batches: what the model reads, with the loss on the answer only. Knows no recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
@@ -16,7 +16,8 @@ class Example:
     """One tokenised record: `prompt` ids with image tokens expanded, `answer` ids ending in <|im_end|>, JPEG bytes.
 
     The answer's first `decided` ids are verdict and category; what follows is the rationale, and the end of the turn.
-    `weight` is what the record counts in the loss beside others.
+    `max_pixels` is the largest area its images are shown with (0 = the limit of the processor), `images_left_out` how many `fit`
+    left out, `weight` what the tokens of its answer count in the loss.
     """
 
     post_id: str
@@ -24,17 +25,23 @@ class Example:
     answer: list[int] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     decided: int = 0
+    max_pixels: int = 0
+    images_left_out: int = 0
     weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
 
-def tokenise(processor: Any, post_id: str, messages: Sequence[dict[str, str]], images: list[bytes]) -> Example:
+def tokenise(
+    processor: Any, post_id: str, messages: Sequence[dict[str, str]], images: list[bytes], max_pixels: int | None = None
+) -> Example:
     """Token ids of a conversation. Prompt and answer are tokenised apart, so that training and scoring meet the same ids.
 
-    Raises ValueError when placeholders and images differ in number.
+    Images are shown within `max_pixels` (area), the processor's own limit by default. Raises ValueError when placeholders
+    and images differ in number.
     """
+    shown = max_pixels or processor.image_processor.size["longest_edge"]
     has_answer = messages[-1]["role"] == "assistant"
     turns = chat_parts(messages[:-1] if has_answer else messages)
     text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -43,16 +50,16 @@ def tokenise(processor: Any, post_id: str, messages: Sequence[dict[str, str]], i
     if placeholders != len(images):
         raise ValueError(f"post {post_id}: {placeholders} image placeholders but {len(images)} images")
     # An image's one token becomes as many as it has patches here, among the ids: no character of a post can stand for one.
-    counts = iter(_token_counts(processor, images))
+    counts = iter(_token_counts(processor, images, shown))
     prompt: list[int] = []
     for token in ids:
         prompt += [token] * (next(counts) if token == processor.image_token_id else 1)
     if not has_answer:
-        return Example(post_id, prompt, [], images)
+        return Example(post_id, prompt, [], images, max_pixels=shown)
     answer = messages[-1]["content"]
     decision = "\n".join(answer.split("\n")[:DECISION_LINES])
     decided = len(answer_ids(processor.tokenizer, decision, end=False))
-    return Example(post_id, prompt, answer_ids(processor.tokenizer, answer), images, decided)
+    return Example(post_id, prompt, answer_ids(processor.tokenizer, answer), images, decided, shown)
 
 
 def answer_ids(tokenizer: Any, answer: str, end: bool = True) -> list[int]:
@@ -61,7 +68,7 @@ def answer_ids(tokenizer: Any, answer: str, end: bool = True) -> list[int]:
     return [*ids, tokenizer.convert_tokens_to_ids("<|im_end|>")] if end else list(ids)
 
 
-def _token_counts(processor: Any, images: list[bytes]) -> list[int]:
+def _token_counts(processor: Any, images: list[bytes], max_pixels: int) -> list[int]:
     import io
 
     from PIL import Image
@@ -69,14 +76,14 @@ def _token_counts(processor: Any, images: list[bytes]) -> list[int]:
     from xhs_pipeline.vlm.processor import image_tokens
 
     sizes = (Image.open(io.BytesIO(data), formats=["JPEG"]).size for data in images)
-    return [image_tokens(processor, *size) for size in sizes]
+    return [image_tokens(processor, *size, max_pixels) for size in sizes]
 
 
 def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1.0) -> dict[str, Any]:
     """Left-padded tensors of shape (batch, length), which scoring can append its answers to.
 
-    int64: input_ids, attention_mask, labels (answer only), mm_token_type_ids; float32: loss_weights, 1 for the decision and
-    the end of the turn, `rationale_weight` between them, times the record's weight. With images also pixel_values (patches, 1176) float32 and
+    int64: input_ids, attention_mask, labels (answer only), mm_token_type_ids; float32: loss_weights, the
+    record's weight for the decision and the end of the turn, times `rationale_weight` between them. With images also pixel_values (patches, 1176) float32 and
     image_grid_thw (images, 3) int64.
     """
     import torch
@@ -86,11 +93,13 @@ def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1
     ids, mask, labels, weights = [], [], [], []
     for example in examples:
         space = width - len(example)
+        rationale = max(len(example.answer) - example.decided - 1, 0)
         ids.append([empty] * space + example.prompt + example.answer)
         mask.append([0] * space + [1] * len(example))
         labels.append([IGNORED] * (space + len(example.prompt)) + example.answer)
-        answer = [weight * example.weight for weight in _answer_weights(example, rationale_weight)]
-        weights.append([0.0] * (width - len(example.answer)) + answer)
+        shares = [1.0] * example.decided + [rationale_weight] * rationale
+        shares += [1.0] * (len(example.answer) - len(shares))
+        weights.append([0.0] * (width - len(shares)) + [example.weight * share for share in shares])
     batch: dict[str, Any] = {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(mask),
@@ -98,24 +107,9 @@ def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1
         "loss_weights": torch.tensor(weights),
     }
     batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
-    images = [image for example in examples for image in example.images]
-    if images:
+    if images := [(image, example.max_pixels) for example in examples for image in example.images]:
         batch |= pixels(processor, images)
     return batch
-
-
-def loss_total(examples: Sequence[Example], rationale_weight: float = 1.0) -> float:
-    """What the loss of these records is divided by: the sum of their tokens' weights as if every record counted 1.
-
-    Divided by loss_weights' own sum, a record's weight would cancel out in a batch of one.
-    """
-    return sum(sum(_answer_weights(example, rationale_weight)) for example in examples)
-
-
-def _answer_weights(example: Example, rationale_weight: float) -> list[float]:
-    rationale = max(len(example.answer) - example.decided - 1, 0)
-    rest = len(example.answer) - example.decided - rationale
-    return [1.0] * example.decided + [rationale_weight] * rationale + [1.0] * rest
 
 
 @dataclass(frozen=True)
@@ -128,27 +122,51 @@ class Unfit:
 
 
 def fit(
-    processor: Any, post_id: str, messages: Sequence[dict[str, str]], images: list[bytes], max_length: int
+    processor: Any,
+    post_id: str,
+    messages: Sequence[dict[str, str]],
+    images: list[bytes],
+    max_length: int,
+    answer_length: int,
 ) -> Example | Unfit:
-    """Tokenise within `max_length` tokens: too long a record first loses its last images, then is set aside.
+    """Tokenise within `max_length` tokens, of which `answer_length` are the answer's even where it is not there yet.
 
-    Text is never cut here, and image tokens never are; the reason names the tokens counted.
+    The prompt decides alone, so training, evaluation and use show a post in the same way: too long, its images are shown
+    smaller, down to an eighth of the area; if that is not enough the last one is left out, and so on; a text that is too
+    long by itself is set aside. Text is never cut here, and image tokens never are; the reason names the tokens counted.
     """
-    example = tokenise(processor, post_id, messages, images)
-    tokens = len(example)
-    while len(example) > max_length and images:
-        images = images[:-1]
-        messages = [
-            {**m, "content": _drop_last_placeholder(m["content"])} if m["role"] == "user" else m for m in messages
-        ]
-        example = tokenise(processor, post_id, messages, images)
-    if len(example) <= max_length:
-        return example
-    return Unfit(
-        post_id,
-        "too_long",
-        f"{tokens} tokens, {len(example)} without its images; the profile's max_length is {max_length}",
-    )
+    room, left_out = max_length - answer_length, 0
+    whole = example = tokenise(processor, post_id, messages, images)
+    while len(example.prompt) > room and images:
+        without = len(example.prompt) - sum(_token_counts(processor, images, example.max_pixels))
+        sizes = _smaller(processor)
+        size = next((s for s in sizes if without + sum(_token_counts(processor, images, s)) <= room), None)
+        if size is None:
+            left_out, images = left_out + 1, images[:-1]
+            messages = [
+                {**m, "content": _drop_last_placeholder(m["content"])} if m["role"] == "user" else m for m in messages
+            ]
+        example = replace(tokenise(processor, post_id, messages, images, size), images_left_out=left_out)
+    if len(example.prompt) > room:
+        return Unfit(
+            post_id,
+            "too_long",
+            f"{len(whole.prompt)} tokens, {len(example.prompt)} without its images; the profile's max_length "
+            f"{max_length} less answer_length {answer_length} leaves {room}",
+        )
+    if len(example) > max_length:
+        return Unfit(
+            post_id,
+            "answer_too_long",
+            f"{len(example.prompt)} tokens and {len(example.answer)} of answer; the profile's max_length is {max_length}",
+        )
+    return example
+
+
+def _smaller(processor: Any) -> list[int]:
+    """Image areas to try, largest first: half, a quarter, an eighth of the processor's limit, not below its smallest."""
+    limits = processor.image_processor.size
+    return [max(limits["longest_edge"] // part, limits["shortest_edge"]) for part in (2, 4, 8)]
 
 
 def _drop_last_placeholder(content: str) -> str:

@@ -5,7 +5,7 @@ this torch; so the processor here holds the image part and the tokenizer only. P
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -91,23 +91,25 @@ def _chat_template(folder: Path) -> str | None:
     return None
 
 
-def image_tokens(processor: Any, width: int, height: int) -> int:
-    """How many tokens an image of that size (pixels) becomes: 28 x 28 pixels a token after resizing."""
-    patches = processor.image_processor.get_number_of_image_patches(height, width, {})
+def image_tokens(processor: Any, width: int, height: int, max_pixels: int) -> int:
+    """How many tokens an image of that size (pixels) becomes within `max_pixels`: 28 x 28 pixels a token after resizing."""
+    limits = {"min_pixels": processor.image_processor.size["shortest_edge"], "max_pixels": max_pixels}
+    patches = processor.image_processor.get_number_of_image_patches(height, width, limits)
     return int(patches) // processor.image_processor.merge_size**2
 
 
-def pixels(processor: Any, images: list[bytes]) -> dict[str, Any]:
-    """JPEG bytes as `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors.
+def pixels(processor: Any, images: Sequence[tuple[bytes, int]]) -> dict[str, Any]:
+    """(JPEG bytes, max_pixels) as `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors.
 
+    A max_pixels of 0 is the processor's own limit.
     Exactly what the image processor makes of the decoded images; a training comes back to each image every epoch, so the
     resized ones are kept, up to CACHED_BYTES.
     """
-    resized = [processor.resized(data) for data in images]
+    resized = [processor.resized(data, max_pixels) for data, max_pixels in images]
     return dict(processor.image_processor(images=resized, do_resize=False, return_tensors="pt"))
 
 
-def _resizing(image_processor: Any) -> Callable[[bytes], Any]:
+def _resizing(image_processor: Any) -> Callable[[bytes, int], Any]:
     """Decode and resize one image to the size that the image processor gives it (its own filter and rounding)."""
     from PIL import Image
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -116,10 +118,10 @@ def _resizing(image_processor: Any) -> Callable[[bytes], Any]:
     factor = image_processor.patch_size * image_processor.merge_size
 
     @lru_cache(maxsize=CACHED_BYTES // (3 * largest))
-    def resized(data: bytes) -> Any:
+    def resized(data: bytes, max_pixels: int) -> Any:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
             image = opened.convert("RGB")
-        height, width = smart_resize(image.height, image.width, factor, smallest, largest)
+        height, width = smart_resize(image.height, image.width, factor, smallest, max_pixels or largest)
         return image.resize((width, height), image_processor.resample)
 
     return resized

@@ -7,7 +7,7 @@ attention mask), at the rotary position it would have in its own answer. Scores 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
     """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass."""
     import torch
 
-    prompts = [Example(e.post_id, e.prompt, [], e.images) for e in examples]
+    prompts = [replace(example, answer=[]) for example in examples]
     batch = {k: v.to(model.device) for k, v in pad(prompts, processor).items() if k not in ("labels", "loss_weights")}
     nodes = torch.tensor(tree.tokens[1:], device=model.device)
     rows, length = batch["input_ids"].shape

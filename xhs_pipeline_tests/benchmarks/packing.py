@@ -1,0 +1,110 @@
+"""Samples per second of the training step, padded and packed, on the train split of a materialised sample.
+
+    XHS_DATA_DIR=/tmp/x dagster asset materialize -m xhs_pipeline.definitions --select '*' --partition 2026-02-16
+    python -m xhs_pipeline_tests.benchmarks.packing --data /tmp/x --repeats 3
+
+Every way learns from the same records, 16 an update, with the same model (the embedded one), loss and optimizer:
+
+    one at a time   a forward pass for each record, as the profiles of real checkpoints do without pack_length
+    random, padded  16 records in random order, padded to the longest: what trainers do that know no lengths
+    alike, padded   16 records of like length, as this recipe pads
+    packed          16 records in random order in one row without padding, as this recipe does with pack_length
+
+One thread. Runs are paired: each repeat runs every way once, in a process of its own; a ratio is the median over repeats.
+CPU seconds of the steps only: tokenising and loading are not in them.
+"""
+
+import argparse
+import random
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xhs_pipeline.artifacts import ArtifactStore
+from xhs_pipeline.worker import run
+
+WAYS = ("one at a time", "random, padded", "alike, padded", "packed")
+
+
+def step_seconds(data: str, way: str, updates: int, quantization: str, log: Callable[[str], None]) -> dict[str, Any]:
+    """CPU seconds of `updates` updates of 16 records after three to warm up; padding as a share of the tokens computed."""
+    import time
+
+    import torch
+
+    from xhs_pipeline.profile import load_profile
+    from xhs_pipeline.training.lora import lora_model
+    from xhs_pipeline.training.loss import answer_loss
+    from xhs_pipeline.training.order import run_batches
+    from xhs_pipeline.training.packing import attend_within_records, micro_batches, pack
+    from xhs_pipeline.training.stages import checkpoint_folder, load_examples
+    from xhs_pipeline.vlm.base import load_model
+    from xhs_pipeline.vlm.batches import pad, quiet_libraries
+    from xhs_pipeline.vlm.processor import load_processor
+
+    quiet_libraries()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    profile = load_profile("tiny", {"quantization": quantization})
+    store = ArtifactStore(Path(data))
+    base, splits = store.latest("base_model"), store.latest("sharegpt_splits")
+    if base is None or splits is None:
+        raise ValueError(f"{data}: no base_model or no sharegpt_splits; materialise the sample there first")
+    folder = checkpoint_folder(base.path)
+    processor = load_processor(folder, profile.min_pixels, profile.max_pixels)
+    examples, _ = load_examples(splits.file("train.parquet"), processor, profile)
+    lengths = [len(e) for e in examples]
+    if way == "alike, padded":
+        batches = [[record for _, record in rows] for rows in run_batches(len(lengths), 16, 1, profile.seed, lengths)]
+    else:
+        shuffled = random.Random(0).sample(range(len(examples)), len(examples))
+        batches = [shuffled[i : i + 16] for i in range(0, len(examples), 16)]
+    batches = [batches[i % (len(batches) - 1)] for i in range(updates + 3)]  # the last one is smaller
+
+    loaded = load_model(folder, profile, profile.quantization, on="cpu")
+    answer_loss(loaded)
+    attend_within_records(loaded)
+    model = lora_model(loaded, profile).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    packed, size = 65536 if way == "packed" else 0, 1 if way == "one at a time" else 16
+    computed = real = 0
+    for number, records in enumerate(batches):
+        if number == 3:
+            started, computed, real = time.process_time(), 0, 0
+        for rows in micro_batches(records, [lengths[r] for r in records], size, packed):
+            batch = pad([examples[r] for r in rows], processor, profile.rationale_weight)
+            inputs = pack(batch, loaded.model.get_rope_index) if packed else batch
+            computed += inputs["input_ids"].numel()
+            real += int(batch["attention_mask"].sum())
+            model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"cpu": time.process_time() - started, "padding": 1 - real / computed, "tokens": real}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="XHS_DATA_DIR of a materialised sample")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=30)
+    asked = parser.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for _ in range(asked.repeats):
+        for way in WAYS:
+            arguments = {"data": asked.data, "way": way, "updates": asked.updates, "quantization": "nf4"}
+            found[way].append(run("xhs_pipeline_tests.benchmarks.packing:step_seconds", arguments))
+    print(
+        "| way | padding | samples per CPU second | tokens per CPU second | packed is | peak MB |\n|---|---|---|---|---|---|"
+    )
+    for way, runs in found.items():
+        ratio = statistics.median(r["cpu"] / p["cpu"] for r, p in zip(runs, found["packed"], strict=True))
+        cpu = statistics.median(r["cpu"] for r in runs)
+        print(
+            f"| {way} | {runs[0]['padding']:.1%} | {16 * asked.updates / cpu:.1f} | {runs[0]['tokens'] / cpu:,.0f} "
+            f"| {ratio:.2f}x | {max(r['peak_memory_mb'] for r in runs)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
