@@ -19,7 +19,10 @@ class Profile(BaseModel):
 
     # base checkpoint
     base_model: str = Field(description="hub id, local folder, or 'tiny' to build the embedded model")
-    base_revision: str = Field("", description="commit of the hub id; required for a hub id")
+    base_revision: str = Field("", description="commit of the hub id (40 hex digits); required for a hub id")
+    base_hub: Literal["huggingface", "modelscope"] = Field(
+        "huggingface", description="where a hub id is fetched from; modelscope needs the extra of that name"
+    )
     quantization: Literal["nf4", "none"] = Field("nf4", description="how the frozen base is held while training")
 
     # prompt
@@ -42,6 +45,7 @@ class Profile(BaseModel):
     json_export: bool = Field(False, description="also write the splits as JSON with an image folder")
 
     # adapter
+    adapter: str = Field("", description="folder of a peft adapter trained elsewhere, used instead of training one")
     lora_rank: int = Field(8, ge=1)
     lora_alpha: int = Field(16, ge=1)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
@@ -137,7 +141,7 @@ _SPLITS = {"validation_share", "calibration_share", "test_share", "balance_by", 
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 STAGE_SETTINGS: dict[str, set[str]] = {
     "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
-    "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
+    "base_model": {"base_model", "base_revision", "base_hub", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
     "adapter": set(Profile.model_fields) - _SPLITS - _TINY - {"shard_size"},
     "merged_model": set(Profile.model_fields) - _SPLITS,
 }

@@ -35,7 +35,7 @@ def small_base(small_splits: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def small_checkpoint(small_base: Path) -> Path:
     """The checkpoint folder inside `small_base`."""
-    from xhs_pipeline.training.stages import checkpoint_folder
+    from xhs_pipeline.vlm.base import checkpoint_folder
 
     return checkpoint_folder(small_base)
 
