@@ -139,8 +139,15 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 _PROMPT = {"prompt", "text_head", "text_tail", "max_images"}
 _SPLITS = {"validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "json_export"}
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
+# The configurations for other trainers lie beside the splits; later stages look at the posts' files only.
+_EXPORTED = {
+    "base_model", "base_revision", "base_hub", "quantization", "min_pixels", "max_pixels", "max_length", "lora_rank",
+    "lora_alpha", "lora_dropout", "lora_targets", "train_embeddings", "epochs", "max_steps", "batch_size", "accumulation",
+    "learning_rate", "schedule", "warmup", "weight_decay", "adam_beta2", "max_grad_norm", "precision",
+    "gradient_checkpointing",
+}  # fmt: skip
 STAGE_SETTINGS: dict[str, set[str]] = {
-    "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
+    "sharegpt_splits": _PROMPT | _SPLITS | _EXPORTED | {"seed"},
     "base_model": {"base_model", "base_revision", "base_hub", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
     "adapter": set(Profile.model_fields) - _SPLITS - _TINY - {"shard_size"},
     "merged_model": set(Profile.model_fields) - _SPLITS,
