@@ -41,6 +41,14 @@ def small_checkpoint(small_base: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def published_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in exactly Qwen2-VL-2B-Instruct's layout, shrunk in size."""
+    from xhs_pipeline_tests.published import write_published
+
+    return write_published(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
 def small_processor(small_checkpoint: Path) -> Any:
     from xhs_pipeline.vlm.processor import load_processor
 
