@@ -17,7 +17,7 @@ import pytest
 
 from xhs_pipeline.artifacts import file_digest, read_json
 from xhs_pipeline.vlm.hub import changed_in_cache
-from xhs_pipeline.worker import StageFailed, run
+from xhs_pipeline.worker import run
 from xhs_pipeline_tests.small import PROFILE
 
 REPO, REVISION = "owner/small-vl", "0123456789abcdef0123456789abcdef01234567"
@@ -134,83 +134,84 @@ def test_a_pinned_revision_is_fetched_checked_and_recorded(hub: Path, small_spli
     assert not list((tmp_path / "base").glob("**/*.safetensors")), "weights are not copied"
 
 
-def test_a_cache_that_was_emptied_is_filled_again(hub: Path, small_splits: Path, tmp_path: Path) -> None:
+def test_a_cache_that_was_emptied_is_filled_again_and_must_hold_the_same(
+    hub: Path, small_splits: Path, tmp_path: Path
+) -> None:
     build(tmp_path / "base", small_splits)
     shutil.rmtree(tmp_path / "hf")
     again = open_again(tmp_path / "base")
     assert again.returncode == 0, again.stderr[-2000:]
     assert len(list(Path(again.stdout.strip()).glob("*.safetensors"))) > 1
-
-
-def test_another_content_under_the_same_revision_is_refused(hub: Path, small_splits: Path, tmp_path: Path) -> None:
-    build(tmp_path / "base", small_splits)
     shutil.rmtree(tmp_path / "hf")
     file = hub / "generation_config.json"
-    file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # other content under the same revision
     again = open_again(tmp_path / "base")
     assert again.returncode and "no longer what base recorded: generation_config.json (changed)" in again.stderr
 
 
-def test_a_file_that_changed_in_the_cache_is_named_with_both_hashes_and_what_to_delete(
-    hub: Path, small_splits: Path, tmp_path: Path
-) -> None:
-    build(tmp_path / "base", small_splits)
-    snapshot = Path(read_json(tmp_path / "base" / "checkpoint.json")["folder"])
+def fetch(repo: str = REPO, revision: str = REVISION, hub: str = "huggingface") -> Path:
+    """The first thing base_model does, alone. Raises ValueError with what it said."""
+    script = "import sys; from xhs_pipeline.vlm.hub import fetch_checkpoint; print(fetch_checkpoint(*sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", script, repo, revision, hub], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr.splitlines()[-1])
+    return Path(done.stdout.splitlines()[-1])
+
+
+def test_a_file_that_changed_in_the_cache_is_named_with_both_hashes_and_what_to_delete(hub: Path) -> None:
+    snapshot = fetch()
     shard, small = sorted(snapshot.glob("*.safetensors"))[0], snapshot / "generation_config.json"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1  # one bit of a weight: no size, name or header says so
     for link, changed in ((shard, bytes(content)), (small, small.read_bytes() + b"\n")):
         link.resolve().write_bytes(changed)
-    with pytest.raises(StageFailed) as refused:
-        build(tmp_path / "other", small_splits)
-    words = str(refused.value)
+    with pytest.raises(ValueError) as refused:
+        fetch()
     for link in (shard, small):
         blob = link.resolve()
-        assert (
-            f"{link}: its hash is " in words and f"the hub recorded {blob.name[:16]}…; delete {blob} and run" in words
-        )
+        assert f"{link}: its hash is " in str(refused.value)
+        assert f"the hub recorded {blob.name[:16]}…; delete {blob} and run" in str(refused.value)
         blob.unlink()
-    build(tmp_path / "other", small_splits)  # the remedy helps
-    assert changed_in_cache(snapshot) == []
+    assert fetch() == snapshot and changed_in_cache(snapshot) == []  # the remedy helps
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("repo", "revision", "words"),
     [
-        ({"base_revision": "f" * 40}, "cannot be fetched (RevisionNotFoundError"),
-        ({"base_model": "owner/nothing"}, "cannot be fetched (RepositoryNotFoundError"),
-        ({"base_revision": "main"}, "needs base_revision (a commit of the repository, 40 hex digits), which is 'main'"),
+        (REPO, "f" * 40, "cannot be fetched (RevisionNotFoundError"),
+        ("owner/nothing", REVISION, "cannot be fetched (RepositoryNotFoundError"),
+        (REPO, "main", "needs base_revision (a commit of the repository, 40 hex digits), which is 'main'"),
     ],
 )
-def test_what_the_hub_does_not_have_is_said_with_what_to_check(
-    hub: Path, small_splits: Path, tmp_path: Path, changes: dict[str, str], words: str
-) -> None:
-    with pytest.raises(StageFailed) as refused:
-        build(tmp_path / "base", small_splits, **changes)
+def test_what_the_hub_does_not_have_is_said_with_what_to_check(hub: Path, repo: str, revision: str, words: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        fetch(repo, revision)
     assert words in str(refused.value)
 
 
 def test_without_a_network_the_cache_is_enough_and_without_both_the_error_says_so(
-    hub: Path, small_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(tmp_path / "base", small_splits)
+    snapshot = fetch()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    build(tmp_path / "again", small_splits)
+    assert fetch() == snapshot
     shutil.rmtree(tmp_path / "hf")
     with pytest.raises(
-        StageFailed, match=r"cannot be fetched .*copy the checkpoint here and set base_model to its folder"
+        ValueError, match=r"cannot be fetched .*copy the checkpoint here and set base_model to its folder"
     ):
-        build(tmp_path / "third", small_splits)
+        fetch()
 
 
-def test_modelscope_is_asked_where_the_profile_says_so(hub: Path, small_splits: Path, tmp_path: Path) -> None:
+def test_modelscope_is_asked_where_the_profile_says_so(hub: Path, tmp_path: Path) -> None:
     pytest.importorskip("modelscope", reason='the extra of that name is not installed: pip install -e ".[modelscope]"')
-    build(tmp_path / "base", small_splits, base_hub="modelscope")
-    recorded = read_json(tmp_path / "base" / "checkpoint.json")
-    assert recorded["hub"] == "modelscope" and recorded["files"] == {p.name: file_digest(p) for p in hub.iterdir()}
-    assert str(tmp_path / "modelscope") in recorded["folder"]
-    shutil.rmtree(tmp_path / "modelscope")
-    again = open_again(tmp_path / "base", base_hub="modelscope")
-    assert again.returncode == 0, again.stderr[-2000:]
-    with pytest.raises(StageFailed, match=r"cannot be fetched .*MODELSCOPE_ENDPOINT"):
-        build(tmp_path / "other", small_splits, base_hub="modelscope", base_revision="f" * 40)
+    folder = fetch(hub="modelscope")
+    assert folder.is_relative_to(tmp_path / "modelscope")
+    assert {p.name: file_digest(folder / p.name) for p in hub.iterdir()} == {
+        p.name: file_digest(p) for p in hub.iterdir()
+    }
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    fetch(hub="modelscope")  # its client finds the difference and fetches the file again
+    assert file_digest(shard) == file_digest(hub / shard.name)
+    with pytest.raises(ValueError, match=r"cannot be fetched .*MODELSCOPE_ENDPOINT"):
+        fetch(revision="f" * 40, hub="modelscope")
