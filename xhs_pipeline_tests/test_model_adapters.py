@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
+    "dora, with the vision tower's convolution": {"use_dora": True, "target_modules": r".*visual.*\.proj"},
     "by a pattern, with the vision tower": {"target_modules": r"model\.(language_model|visual)\..*\.(q_proj|fc1|fc2|proj|qkv)"},
     "ranks and alphas of their own": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 64}},
     "some layers only": {"layers_to_transform": [1]},

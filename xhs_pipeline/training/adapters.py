@@ -4,6 +4,7 @@ Only safetensors are read. What the names mean stands here; the arithmetic of me
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def update_norms(adapter: Adapter) -> dict[str, float]:
     norms = {}
     with safe_open(adapter.folder / WEIGHTS, framework="pt") as file:
         for module, update in adapter.updates.items():
-            a, b = file.get_tensor(update.a).double(), file.get_tensor(update.b).double()
+            a, b = (file.get_tensor(key).double().flatten(1) for key in (update.a, update.b))
             square = float(((b.T @ b) * (a @ a.T)).sum())
             norms[module] = update.scaling * max(square, 0.0) ** 0.5
     return norms
@@ -237,10 +238,15 @@ def _misfit(
     a, b, weight = stored[found["A"]], stored[found["B"]], shapes.get(f"{module}.weight")
     if weight is None:
         return f"{module}: the base has no such module"
-    fits = len(a) == len(b) == len(weight) == 2 and (b[0], a[1]) == weight and a[0] == b[1]
+    rank, (rows, columns) = a[0], _flat(weight)  # a convolution's kernel is a matrix with its other sides in one
+    fits = _flat(a) == (rank, columns) and _flat(b) == (rows, rank)
     if "magnitude_vector" in found:
-        fits = fits and stored[found["magnitude_vector"]] == weight[:1]
+        fits = fits and math.prod(stored[found["magnitude_vector"]]) == rows
     return "" if fits else f"{module}: A {a} and B {b} do not fit the base's weight {weight}"
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0], math.prod(shape[1:])
 
 
 def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
@@ -274,12 +280,12 @@ def _promised(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
     if rule.target_modules in (None, "all-linear"):
         return set()  # peft saves the names that it found instead
     newer = any("model.language_model." in key or "model.model.visual." in key for key in stored)
-    linear = [
-        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
+    adaptable = [
+        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1
     ]
     return {
         m
-        for m in linear
+        for m in adaptable
         if "embed_tokens" not in m and check_target_module_exists(rule, m if newer else _older_name(m))
     }
 

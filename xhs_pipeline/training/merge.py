@@ -131,12 +131,12 @@ def _updated(before: Any, adapter: Adapter, module: str, tensors: Any) -> Any:
     import torch
 
     update = adapter.updates[module]
-    a, b = tensors.get_tensor(update.a).float(), tensors.get_tensor(update.b).float()
-    after = torch.addmm(before.float(), b, a, alpha=update.scaling)
-    if update.magnitude is None:
-        return after
-    magnitude = tensors.get_tensor(update.magnitude).float()
-    return after * (magnitude / torch.linalg.norm(after, dim=1))[:, None]
+    a, b = (tensors.get_tensor(key).float().flatten(1) for key in (update.a, update.b))
+    after = torch.addmm(before.float().flatten(1), b, a, alpha=update.scaling)
+    if update.magnitude is not None:
+        magnitude = tensors.get_tensor(update.magnitude).float().flatten()
+        after *= (magnitude / torch.linalg.norm(after, dim=1))[:, None]
+    return after.view(before.shape)
 
 
 def _write_safetensors(target: Path, weights: list[_Weight], contents: Iterator[Any]) -> None:
