@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+import yaml
 
-from xhs_pipeline.artifacts import read_json
+from xhs_pipeline.artifacts import ArtifactStore, Built, read_json
+from xhs_pipeline.assets.model import adapter, merged_model
+from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline.training.adapters import CONFIG, WEIGHTS, folder_digest, import_adapter, read_adapter, update_norms
 from xhs_pipeline.training.merge import merge
 from xhs_pipeline.training.proof import TOLERANCE, merge_checks, with_adapter
 from xhs_pipeline.training.stages import merge_adapter
 from xhs_pipeline.vlm.base import load_model
-from xhs_pipeline_tests.small import PROFILE
+from xhs_pipeline_tests.small import PROFILE, make_splits
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KINDS: dict[str, dict[str, Any]] = {
@@ -158,6 +162,42 @@ def test_an_adapter_from_elsewhere_is_stored_in_our_names_and_is_the_same_adapte
     )
     assert counts["probe_from"].startswith("22 of validation") and counts["probe_posts"] == 96
     assert read_json(merged / "config.json")["tie_word_embeddings"] is False
+
+
+def test_the_assets_take_an_adapter_from_elsewhere_and_prove_the_merge_without_validation_posts(
+    small_checkpoint: Path, small_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shares = {"validation_share": 0.0, "calibration_share": 0.0, "test_share": 0.0}
+    profile = PROFILE.model_copy(update=shares | {"quantization": "none"})
+    folders = {"sharegpt_splits": make_splits(tmp_path, profile), "base_model": small_base}
+    store = ArtifactStore(tmp_path / "data")
+
+    def publish(key: str) -> None:
+        def copy(work: Path) -> Built:
+            shutil.copytree(folders[key], work, dirs_exist_ok=True)
+            return Built({"train": 96})
+
+        store.build(key, copy, inputs={}, settings={}, code_version="1", log=quiet)
+
+    for key in folders:
+        publish(key)
+    elsewhere = saved(small_checkpoint, tmp_path / "elsewhere")
+    settings = profile.model_copy(update={"adapter": str(elsewhere)}).model_dump()
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    monkeypatch.setenv("XHS_PROFILE", str(tmp_path / "profile.yaml"))
+    done = dg.materialize(
+        [adapter, merged_model],
+        resources={"workspace": Workspace(data_dir=str(store.root), source=""), "profile": profile_resource()},
+    )
+    assert done.success
+    tuned, merged = store.latest("adapter"), store.latest("merged_model")
+    assert tuned is not None and merged is not None
+    assert all("which posts it has seen is not known" in check["description"] for check in tuned.manifest["checks"])
+    checks = {check["name"]: check for check in merged.manifest["checks"]}
+    assert set(checks) == {"adapter_applied", "merged_equals_adapter", "agrees_with_training_base"}
+    assert all(check["passed"] and check["blocking"] for check in checks.values())
+    assert merged.manifest["counts"]["probe_from"] == "0 of validation, 96 of train"
+    assert len(merged.manifest["counts"]["update_norms"]) == merged.manifest["counts"]["lora_modules"]
 
 
 # what is refused

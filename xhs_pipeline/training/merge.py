@@ -90,22 +90,28 @@ def _merge_shard(source: Path, target: Path, adapter: Adapter, tensors: Any) -> 
         with source.open("rb") as file:
             for weight in weights:
                 file.seek(weight.start)
-                content = bytearray(file.read(weight.size))
                 name = module_name(weight.name)
                 module = name.removesuffix(".weight")
                 if name in adapter.saved:
                     after = tensors.get_tensor(adapter.saved[name])
                 elif module in adapter.updates:
+                    content = bytearray(weight.size)
+                    file.readinto(content)
                     before = torch.frombuffer(content, dtype=_torch_dtype(weight.dtype)).view(weight.shape)
                     after = _updated(before, adapter, module, tensors)
                 else:
-                    yield content
+                    yield from (file.read(step) for step in _steps(weight.size))
                     continue
                 if not after.isfinite().all():
                     raise ValueError(f"{adapter.folder}: {name} is not finite; train again with a lower learning rate")
                 yield _bytes(after.to(_torch_dtype(weight.dtype)))
 
     _write_safetensors(target, weights, contents())
+
+
+def _steps(size: int) -> list[int]:
+    """Bytes to read at a time: an embedding that only passes through need not be in memory whole."""
+    return [min(2**24, size - done) for done in range(0, size, 2**24)]
 
 
 def _bytes(tensor: Any) -> Any:
@@ -121,8 +127,7 @@ def _differing(before: Path, after: Path) -> int:
         for one, other in zip(_weights(before), _weights(after), strict=True):
             old.seek(one.start)
             new.seek(other.start)
-            steps = [min(2**24, one.size - done) for done in range(0, one.size, 2**24)]
-            differing += one.name != other.name or any(old.read(step) != new.read(step) for step in steps)
+            differing += one.name != other.name or any(old.read(n) != new.read(n) for n in _steps(one.size))
     return differing
 
 
