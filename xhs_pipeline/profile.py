@@ -22,7 +22,10 @@ class Profile(BaseModel):
 
     # base checkpoint
     base_model: str = Field(description="hub id, local folder, or 'tiny' to build the embedded model")
-    base_revision: str = Field("", description="commit of the hub id; required for a hub id")
+    base_revision: str = Field("", description="commit of the hub id (40 hex digits); required for a hub id")
+    base_hub: Literal["huggingface", "modelscope"] = Field(
+        "huggingface", description="where a hub id is fetched from; modelscope needs the extra of that name"
+    )
     quantization: Literal["nf4", "none"] = Field("nf4", description="how the frozen base is held while training")
 
     # prompt
@@ -55,6 +58,7 @@ class Profile(BaseModel):
     json_export: bool = Field(False, description="also write the splits as JSON with an image folder")
 
     # adapter
+    adapter: str = Field("", description="folder of a peft adapter trained elsewhere, used instead of training one")
     lora_rank: int = Field(8, ge=1)
     lora_alpha: int = Field(16, ge=1)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
@@ -199,11 +203,18 @@ _DECISIONS = {"min_confidence"}  # nothing is trained or merged by it
 # How often a run saves and how many posts it judges at once: nothing that it trains depends on them.
 _PACE = {"checkpoints", "score_batch_size"}
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
+# The configurations for other trainers lie beside the splits; later stages look at the posts' files only.
+_EXPORTED = {
+    "base_model", "base_revision", "base_hub", "quantization", "min_pixels", "max_pixels", "max_length", "lora_rank",
+    "lora_alpha", "lora_dropout", "lora_targets", "train_embeddings", "epochs", "max_steps", "batch_size", "accumulation",
+    "learning_rate", "schedule", "warmup", "weight_decay", "adam_beta2", "max_grad_norm", "precision",
+    "gradient_checkpointing",
+}  # fmt: skip
 STAGE_SETTINGS: dict[str, set[str]] = {
     "clean_posts": {"ocr"},
     "label_issues": {"seed"},
-    "sharegpt_splits": _PROMPT | _SPLITS | {"seed"},
-    "base_model": {"base_model", "base_revision", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
+    "sharegpt_splits": _PROMPT | _SPLITS | _EXPORTED | {"seed"},
+    "base_model": {"base_model", "base_revision", "base_hub", "min_pixels", "max_pixels", "shard_size", "seed"} | _TINY,
     "adapter": set(Profile.model_fields) - _SPLITS - _TINY - _DECISIONS - _PACE - {"shard_size"},
     "merged_model": set(Profile.model_fields) - _SPLITS - _DECISIONS,
     "evaluation_report": _DECISIONS | {"seed"},

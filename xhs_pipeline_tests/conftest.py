@@ -35,9 +35,17 @@ def small_base(small_splits: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def small_checkpoint(small_base: Path) -> Path:
     """The checkpoint folder inside `small_base`."""
-    from xhs_pipeline.training.stages import checkpoint_folder
+    from xhs_pipeline.vlm.base import checkpoint_folder
 
     return checkpoint_folder(small_base)
+
+
+@pytest.fixture(scope="session")
+def published_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in exactly Qwen2-VL-2B-Instruct's layout, shrunk in size."""
+    from xhs_pipeline_tests.published import write_published
+
+    return write_published(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="session")

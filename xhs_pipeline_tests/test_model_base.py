@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+import yaml
 
-from xhs_pipeline.artifacts import file_digest, read_json
+from xhs_pipeline.artifacts import ArtifactStore, Built, file_digest, read_json
+from xhs_pipeline.assets.model import base_model
 from xhs_pipeline.profile import Profile, load_profile
-from xhs_pipeline.training.stages import build_base, checkpoint_folder, train_adapter
-from xhs_pipeline.vlm.base import check_checkpoint, load_model, resolve_checkpoint
+from xhs_pipeline.resources import Workspace, profile_resource
+from xhs_pipeline.training.stages import build_base, train_adapter
+from xhs_pipeline.vlm.base import checkpoint_folder, load_model, local_folder, open_base, resolve_checkpoint
 from xhs_pipeline.vlm.batches import pad, tokenise
+from xhs_pipeline.vlm.layout import check_checkpoint, module_name
 from xhs_pipeline.vlm.processor import load_processor
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 
@@ -39,49 +44,6 @@ def build(base_model: str, splits: Path, out: Path, **changes: Any) -> dict[str,
 def edit(file: Path, **changes: Any) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
-
-
-def publish_like_the_hub(folder: Path) -> None:
-    """Change a checkpoint into the files and keys that Qwen2-VL-2B-Instruct publishes, at its own size."""
-    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    (folder / "chat_template.jinja").unlink()
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
-                "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-                "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor",
-            }
-        )
-    )  # fmt: skip
-    ours = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text, vision = ours["text_config"], ours["vision_config"]
-    (folder / "config.json").write_text(
-        json.dumps(
-            {
-                "architectures": ["Qwen2VLForConditionalGeneration"], "attention_dropout": 0.0,
-                "bos_token_id": text["bos_token_id"], "eos_token_id": text["eos_token_id"],
-                "vision_start_token_id": ours["vision_start_token_id"], "vision_end_token_id": ours["vision_end_token_id"],
-                "vision_token_id": ours["video_token_id"] - 2, "image_token_id": ours["image_token_id"],
-                "video_token_id": ours["video_token_id"], "hidden_act": "silu", "hidden_size": text["hidden_size"],
-                "initializer_range": 0.02, "intermediate_size": text["intermediate_size"],
-                "max_position_embeddings": 32768, "max_window_layers": 28, "model_type": "qwen2_vl",
-                "num_attention_heads": text["num_attention_heads"], "num_hidden_layers": text["num_hidden_layers"],
-                "num_key_value_heads": text["num_key_value_heads"], "rms_norm_eps": 1e-06,
-                "rope_theta": text["rope_parameters"]["rope_theta"], "sliding_window": 32768,
-                "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.41.2",
-                "use_cache": True, "use_sliding_window": False,
-                "vision_config": {
-                    "depth": vision["depth"], "embed_dim": vision["embed_dim"], "mlp_ratio": vision["mlp_ratio"],
-                    "num_heads": vision["num_heads"], "in_chans": 3, "hidden_size": vision["hidden_size"],
-                    "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14, "temporal_patch_size": 2,
-                },
-                "rope_scaling": {"type": "mrope", "mrope_section": text["rope_parameters"]["mrope_section"]},
-                "vocab_size": text["vocab_size"],
-            }
-        )
-    )  # fmt: skip
 
 
 # what loads
@@ -133,24 +95,43 @@ def test_a_local_folder_as_base_model_is_checked_and_pointed_to_and_trains(
     assert trained["steps"] == 2
 
 
-def test_a_folder_in_the_hubs_layout_loads_as_the_same_model_with_the_profiles_pixels(
-    copy: Path, small_checkpoint: Path, small_processor: Any, small_splits: Path, tmp_path: Path
+def test_a_folder_in_the_published_layout_is_taken_as_it_is_and_trains_with_the_profiles_pixels(
+    published_checkpoint: Path, small_splits: Path, tmp_path: Path
 ) -> None:
-    import torch
+    counts = build(str(published_checkpoint), small_splits, tmp_path / "base", max_pixels=50176)
+    recorded = read_json(tmp_path / "base" / "checkpoint.json")
+    assert (counts["weight_files"], counts["vocabulary"]) == (2, 151_657)
+    assert (recorded["min_pixels"], recorded["max_pixels"]) == (3136, 50176)  # not the 12,845,056 of the published file
+    profile = PROFILE.model_copy(
+        update={"base_model": str(published_checkpoint), "max_pixels": 50176, "train_embeddings": False, "max_steps": 2}
+    )
+    _, processor = open_base(tmp_path / "base", profile)
+    example = tokenise(processor, "p", conversation("标题", "稳赚不赔", 2), [jpeg(2000, 1500), jpeg(20, 20)])
+    rows = pad([example], processor)["image_grid_thw"].tolist()
+    assert all(3136 <= 196 * h * w <= 50176 for _, h, w in rows)
+    work = tmp_path / "work"
+    work.mkdir()
+    trained = train_adapter(str(tmp_path / "base"), str(small_splits), profile.model_dump(), str(work), quiet)
+    assert trained["steps"] == 2 and read_json(work / "adapter_config.json")["r"] == PROFILE.lora_rank
 
-    publish_like_the_hub(copy)
-    build(str(copy), small_splits, tmp_path / "base")
-    processor = load_processor(copy, PROFILE.min_pixels, PROFILE.max_pixels)
-    assert processor.chat_template == small_processor.chat_template
-    messages, pictures = conversation("标题", "稳赚不赔", 2), [jpeg(2000, 1500), jpeg(20, 20)]
-    example = tokenise(processor, "p", messages, pictures)
-    assert example == tokenise(small_processor, "p", messages, pictures)
-    batch, expected = pad([example], processor), pad([example], small_processor)
-    assert all(batch[name].equal(expected[name]) for name in expected)
-    inputs = {k: v for k, v in batch.items() if k not in ("labels", "loss_weights")}
-    hub, ours = (load_model(folder, PROFILE, on="cpu").eval() for folder in (copy, small_checkpoint))
-    with torch.inference_mode():
-        torch.testing.assert_close(hub(**inputs).logits, ours(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+def test_the_published_special_tokens_stand_at_the_published_ids(published_checkpoint: Path) -> None:
+    processor = load_processor(published_checkpoint, 3136, 12544)
+    ids = [151643, 151644, 151645, 151652, 151653, 151655, 151656]
+    names = ["endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"]
+    assert processor.tokenizer.convert_tokens_to_ids([f"<|{name}|>" for name in names]) == ids
+    model = load_model(published_checkpoint, PROFILE, on="cpu")
+    assert tuple(model.get_input_embeddings().weight.shape) == (151_936, 64)
+    assert model.config.image_token_id == processor.image_token_id == 151655
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.mlp.up_proj.weight", "visual.merger.ln_q.bias", "lm_head.weight", "model.norm.weight"]
+)
+def test_the_published_names_are_todays_modules(published_checkpoint: Path, name: str) -> None:
+    model = load_model(published_checkpoint, PROFILE, on="cpu")
+    assert module_name(name) in model.state_dict()
+    assert module_name(module_name(name)) == module_name(name)
 
 
 def test_a_chat_template_inside_the_tokenizers_config_is_enough(copy: Path) -> None:
@@ -181,13 +162,86 @@ def test_relative_and_home_paths_are_folders_and_not_hub_ids(monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     def found(name: str) -> Path | None:
-        return resolve_checkpoint(Profile(base_model=name))
+        return local_folder(Profile(base_model=name))
 
     assert found("./models/x") == tmp_path / "models" / "x"
     assert found("../x") == tmp_path.parent / "x"
     assert found("~/models/x") == tmp_path / "home" / "models" / "x"
     assert found(str(tmp_path)) == Path(os.path.realpath(tmp_path))
-    assert found("tiny") is None
+    assert found("tiny") is None and found("owner/name") is None
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert found("owner/name") == tmp_path / "owner" / "name", "a folder that is there is what is meant"
+
+
+def test_a_name_that_is_a_folder_and_pinned_as_a_hub_id_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r"'owner/name' is a folder here .*base_revision pins it .* write \./owner/name"
+    ):
+        resolve_checkpoint(Profile(base_model="owner/name", base_revision="a" * 40))
+
+
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id_says_so() -> None:
+    with pytest.raises(ValueError, match=r"'models/qwen/2b' is neither a folder under .* nor a hub id \(owner/name\)"):
+        resolve_checkpoint(Profile(base_model="models/qwen/2b"))
+
+
+# what later stages meet
+
+
+def test_a_base_whose_files_changed_since_is_refused_by_every_later_stage(
+    copy: Path, small_splits: Path, tmp_path: Path
+) -> None:
+    build(str(copy), small_splits, tmp_path / "base")
+    edit(copy / "generation_config.json", temperature=0.5)
+    sorted(copy.glob("*.safetensors"))[1].unlink()
+    profile = PROFILE.model_copy(update={"base_model": str(copy)})
+    with pytest.raises(
+        ValueError,
+        match=r"no longer what base recorded: generation_config\.json \(changed\), model-00002-of-\d+\.safetensors \(missing\); put the",
+    ):
+        train_adapter(str(tmp_path / "base"), str(small_splits), profile.model_dump(), str(tmp_path), quiet)
+
+
+def test_pixels_that_are_not_the_bases_are_refused_by_every_later_stage(
+    small_base: Path, small_splits: Path, tmp_path: Path
+) -> None:
+    other = PROFILE.model_copy(update={"max_pixels": 50176}).model_dump()
+    with pytest.raises(
+        ValueError, match=r"profile says max_pixels 50176 instead of 12544; materialise base_model again"
+    ):
+        train_adapter(str(small_base), str(small_splits), other, str(tmp_path), quiet)
+
+
+def test_another_content_of_a_local_folder_is_another_base(
+    copy: Path, small_splits: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path / "data")
+
+    def publish_splits(work: Path) -> Built:
+        shutil.copytree(small_splits, work, dirs_exist_ok=True)
+        return Built({"train": 61})
+
+    store.build("sharegpt_splits", publish_splits, inputs={}, settings={}, code_version="1", log=quiet)
+    settings = PROFILE.model_copy(update={"base_model": str(copy)}).model_dump()
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    monkeypatch.setenv("XHS_PROFILE", str(tmp_path / "profile.yaml"))
+
+    def version() -> str:
+        resources = {"workspace": Workspace(data_dir=str(store.root), source=""), "profile": profile_resource()}
+        done = dg.materialize([base_model], resources=resources)
+        assert done.success
+        artifact = store.latest("base_model")
+        assert artifact is not None
+        return artifact.version
+
+    first = version()
+    assert version() == first
+    edit(copy / "generation_config.json", temperature=0.5)
+    assert version() != first
 
 
 # what does not load
@@ -240,6 +294,83 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_with_the_file_and_the_remed
     assert not (tmp_path / "base" / "checkpoint.json").exists()
 
 
+def swap_ids(folder: Path) -> None:
+    edit(folder / "config.json", image_token_id=151656, video_token_id=151655)
+
+
+def drop_from_shard(folder: Path) -> None:
+    """A shard that lost a tensor, under an index that still names it."""
+    from safetensors.torch import load_file, save_file
+
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    tensors = load_file(shard)
+    tensors.pop("visual.merger.ln_q.weight")
+    save_file(tensors, shard, metadata={"format": "pt"})
+
+
+def plain_template(folder: Path) -> None:
+    edit(
+        folder / "chat_template.json", chat_template="{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}"
+    )
+
+
+MISMATCHED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "other_ids": (swap_ids, r"config\.json: image_token_id is 151656, but the tokenizer's <\|image_pad\|> is 151655"),
+    "other_patches": (
+        lambda f: edit(f / "preprocessor_config.json", patch_size=16, merge_size=1),
+        r"patch_size is 16, but config\.json's vision_config\.patch_size is 14; copy both.* \| .*merge_size is 1, but .* is 2",
+    ),
+    "no_pictures": (plain_template, r"the chat template leaves out pictures or text; copy the checkpoint's own"),
+    "a_tensor_gone": (drop_from_shard, r"index\.json: visual\.merger\.ln_q\.weight lie elsewhere than the index says"),
+    "another_width": (
+        lambda f: edit(f / "config.json", intermediate_size=128),
+        r"of another shape than config\.json says: model\.language_model\.layers\.0\.mlp\.down_proj\.weight \(64, 96\) instead of \(64, 128\)",
+    ),
+    "another_depth": (
+        lambda f: edit(f / "config.json", num_hidden_layers=3),
+        r"weights missing that config\.json calls for: model\.language_model\.layers\.2\..* and \d+ more",
+    ),
+    "a_small_vocabulary": (
+        lambda f: edit(f / "config.json", vocab_size=151_650),
+        r"embed_tokens\.weight \(151936, 64\) instead of \(151650, 64\).*vocab_size is 151650, but the tokenizer has ids up to 151656",
+    ),
+    "half_a_tokenizer": (lambda f: (f / "tokenizer.json").write_text('{"ver'), r"tokenizer\.json: not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHED)
+def test_files_of_a_published_checkpoint_that_do_not_belong_together_are_named(
+    published_checkpoint: Path, small_splits: Path, tmp_path: Path, name: str
+) -> None:
+    damage, words = MISMATCHED[name]
+    folder = Path(shutil.copytree(published_checkpoint, tmp_path / "checkpoint"))
+    damage(folder)
+    with pytest.raises(ValueError, match=words):
+        build(str(folder), small_splits, tmp_path / "base")
+
+
+def test_everything_that_is_wrong_is_said_at_once_in_one_line(
+    published_checkpoint: Path, small_splits: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(published_checkpoint, tmp_path / "checkpoint"))
+    swap_ids(folder)
+    plain_template(folder)
+    edit(folder / "preprocessor_config.json", patch_size=16)
+    sorted(folder.glob("*.safetensors"))[0].unlink()
+    with pytest.raises(ValueError) as raised:
+        build(str(folder), small_splits, tmp_path / "base")
+    words = str(raised.value)
+    assert "\n" not in words and words.count(" | ") == 4
+    for part in (
+        "weight files missing: model-00001",
+        "image_token_id",
+        "video_token_id",
+        "patch_size",
+        "chat template",
+    ):
+        assert part in words
+
+
 def test_a_tokenizer_without_the_vision_tokens_is_refused(copy: Path) -> None:
     file = copy / "tokenizer.json"
     text = file.read_text(encoding="utf-8")
@@ -255,4 +386,4 @@ def test_every_special_token_is_one_id_inside_the_vocabulary(small_checkpoint: P
     ids = [small_processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL]
     assert len(set(ids)) == len(SPECIAL) and max(ids) < config["text_config"]["vocab_size"]
     assert config["image_token_id"] == small_processor.image_token_id == ids[-1]
-    assert check_checkpoint(small_checkpoint)["model_type"] == "qwen2_vl"
+    assert len(check_checkpoint(small_checkpoint)) > 1

@@ -15,7 +15,8 @@ from xhs_pipeline.artifacts import read_json
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.judgement.stages import predict
 from xhs_pipeline.policy import Category
-from xhs_pipeline.training.merge import check_adapter, with_adapter
+from xhs_pipeline.training.adapters import read_adapter, update_norms
+from xhs_pipeline.training.proof import with_adapter
 from xhs_pipeline.training.stages import build_base, load_examples, merge_adapter
 from xhs_pipeline.vlm.base import load_model
 from xhs_pipeline.vlm.batches import Unfit, pad, tokenise
@@ -70,7 +71,8 @@ def test_the_proof_counts_every_module_and_finds_no_difference(
     _, counts = small_merged
     with safe_open(small_adapter / "adapter_model.safetensors", framework="pt") as file:
         assert counts["lora_tensors"] == len(list(file.keys()))
-    assert counts["lora_modules"] == 7 * PROFILE.tiny_layers
+    assert counts["lora_modules"] == 7 * PROFILE.tiny_layers == len(counts["update_norms"])
+    assert counts["weights_changed"] == counts["weights_to_change"] == counts["lora_modules"] + 1  # and the embeddings
     assert counts["smallest_update_norm"] > 1e-3
     assert counts["probe_posts"] > 10
     assert counts["largest_probability_difference"] < 1e-4
@@ -183,7 +185,7 @@ def test_a_lora_that_changes_nothing_is_refused(
     with pytest.raises(ValueError) as raised:
         merged_with(small_base, zero, small_splits, tmp_path / "out")
     words = str(raised.value)
-    assert str(zero) in words and "modules whose update is zero: ['base_model" in words and "layers.1" in words
+    assert str(zero) in words and "modules whose update is zero: model.language_model" in words and "layers.1" in words
     assert "Merge with the base the adapter was trained on" in words
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
@@ -192,7 +194,7 @@ def test_a_missing_tensor_is_refused_and_named(
     small_base: Path, small_adapter: Path, small_splits: Path, tmp_path: Path
 ) -> None:
     part = altered(small_adapter, tmp_path / "part", lambda name, t: None if "layers.0.self_attn.q_proj" in name else t)
-    with pytest.raises(ValueError, match=r"in the model only: \['base_model.*layers\.0\.self_attn\.q_proj"):
+    with pytest.raises(ValueError, match=r"the file lacks: model\.language_model\.layers\.0\.self_attn\.q_proj"):
         merged_with(small_base, part, small_splits, tmp_path / "out")
 
 
@@ -218,11 +220,14 @@ def test_an_adapter_of_another_base_is_refused_with_what_to_do(
 def test_the_norm_of_an_update_is_that_of_the_scaled_product(small_checkpoint: Path, small_adapter: Path) -> None:
     from safetensors.torch import load_file
 
-    model = with_adapter(load_model(small_checkpoint, PROFILE, on="cpu"), small_adapter)
     tensors = load_file(small_adapter / "adapter_model.safetensors")
-    pairs = [(t, tensors[n.replace("lora_A", "lora_B")]) for n, t in tensors.items() if "lora_A" in n]
-    norms = [float((PROFILE.lora_alpha / PROFILE.lora_rank * b @ a).norm()) for a, b in pairs]
-    assert check_adapter(small_adapter, model)["smallest_update_norm"] == pytest.approx(min(norms), rel=1e-4)
+    norms = update_norms(read_adapter(small_adapter, small_checkpoint))
+    for name, a in tensors.items():
+        if "lora_A" in name:
+            product = PROFILE.lora_alpha / PROFILE.lora_rank * tensors[name.replace("lora_A", "lora_B")] @ a
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            assert norms.pop(module) == pytest.approx(float(product.norm()), rel=1e-4)
+    assert not norms
 
 
 # the model in use

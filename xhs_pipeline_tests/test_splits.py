@@ -607,9 +607,8 @@ def test_the_json_export_has_the_same_conversations_beside_a_folder_of_images(tm
 
 def test_no_json_is_written_unless_asked_for(tmp_path: Path) -> None:
     work, _, _ = write(tmp_path, sample(20))
-    assert sorted(p.name for p in work.iterdir()) == sorted(
-        ["dataset_info.json", "quarantine.parquet", *(f"{s}.parquet" for s in SPLITS)]
-    )
+    beside = ["dataset_info.json", "llamafactory.yaml", "ms-swift.sh", "quarantine.parquet"]
+    assert sorted(p.name for p in work.iterdir()) == sorted([*beside, *(f"{s}.parquet" for s in SPLITS)])
 
 
 def test_the_parquet_files_load_with_hugging_face_datasets(tmp_path: Path) -> None:

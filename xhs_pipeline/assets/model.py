@@ -1,16 +1,20 @@
 """The model: base_model, adapter, merged_model. Each loads weights in a process of its own, one at a time on the GPU pool."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, digest, read_json
+from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, digest, read_json
 from xhs_pipeline.assets import shown
-from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, refusals, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.profile import settings_of
+from xhs_pipeline.profile import Profile, settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
+from xhs_pipeline.training.adapters import folder_digest
+from xhs_pipeline.training.proof import merge_checks
+from xhs_pipeline.vlm.base import file_hashes, local_folder
 from xhs_pipeline.worker import run
 
 GROUP, OWNERS, GPU_POOL = "model", ["team:machine-learning"], "gpu"
@@ -38,14 +42,22 @@ def base_model(
 ) -> dg.MaterializeResult:
     store, settings = workspace.store, profile.resolve()
     splits = upstream(context, store, "sharegpt_splits")
-    arguments = {"splits": str(splits.path), "profile": settings.model_dump()}
+    arguments: dict[str, Any] = {"splits": str(splits.path), "profile": settings.model_dump()}
     built_here = settings.base_model == "tiny"
+    inputs: dict[str, Artifact | str] = {"train": _file_hashes(splits, "train")} if built_here else {}
+    with refusals():
+        folder = local_folder(settings)
+        if folder is not None:  # its path says nothing about what lies there; a hub id's commit does
+            context.log.info(f"base_model: hashing {folder}")
+            arguments["files"] = file_hashes(folder)
+            inputs["folder"] = digest(arguments["files"])
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         checkpoint = read_json(artifact.file("checkpoint.json"))
         return {
             "checkpoint": checkpoint["name"],
             "revision": checkpoint["revision"] or "none",
+            "pixels": f"{checkpoint['min_pixels']} to {checkpoint['max_pixels']}",
             "note": checkpoint["note"] or "none",
             **_figures(artifact),
             "files": shown.table(["file", "sha256"], checkpoint["files"].items()),
@@ -57,7 +69,7 @@ def base_model(
         lambda work: Built(
             run("xhs_pipeline.training.stages:build_base", {**arguments, "out": str(work)}, context.log.info)
         ),
-        inputs={"train": _file_hashes(splits, "train")} if built_here else {},
+        inputs=inputs,
         lineage=[splits] if built_here else [],
         settings={"policy": load_policy().wording, **settings_of(settings, "base_model")},
         describe=describe,
@@ -91,6 +103,8 @@ def adapter(
 
     store, settings = workspace.store, profile.resolve()
     splits, base = upstream(context, store, "sharegpt_splits"), upstream(context, store, "base_model")
+    if settings.adapter:
+        return _adapter_from_elsewhere(context, store, settings, splits, base)
     arguments = {"base": str(base.path), "splits": str(splits.path), "profile": settings.model_dump()}
 
     def write(work: Any) -> Built:
@@ -126,6 +140,32 @@ def adapter(
     )
 
 
+def _adapter_from_elsewhere(
+    context: dg.AssetExecutionContext, store: ArtifactStore, settings: Profile, splits: Artifact, base: Artifact
+) -> dg.MaterializeResult:
+    """The adapter that the profile names, checked against the base and stored as if it had been trained here."""
+    with refusals():
+        files = folder_digest(Path(settings.adapter).expanduser())
+    arguments = {"adapter": settings.adapter, "base": str(base.path), "profile": settings.model_dump()}
+    said = f"not trained here: {settings.adapter}; which posts it has seen is not known"
+
+    def write(work: Any) -> Built:
+        counts = run(
+            "xhs_pipeline.training.adapters:import_adapter", {**arguments, "work": str(work)}, context.log.info
+        )
+        return Built(counts, [CheckOutcome(spec.name, True, said) for spec in context.assets_def.check_specs])
+
+    return publish(
+        context,
+        store,
+        write,
+        inputs={"base_model": base, "adapter_folder": digest(files)},
+        lineage=[splits],
+        settings={name: getattr(settings, name) for name in ("adapter", "min_pixels", "max_pixels")},
+        describe=_figures,
+    )
+
+
 @dg.asset(
     deps=[sharegpt_splits, base_model, adapter],
     group_name=GROUP,
@@ -135,11 +175,15 @@ def adapter(
     pool=GPU_POOL,
     retry_policy=RETRY,
     code_version="1",
-    description="The adapter merged into the full-precision base on the CPU, as sharded safetensors that plain transformers load; "
-    "compared with the unmerged adapter on validation posts.",
+    description="The adapter merged into the full-precision base on the CPU, shard by shard, as safetensors that plain transformers "
+    "load; every tensor matched, and its verdicts compared with the adapter's on probe posts.",
     check_specs=[
+        check("merged_model", "adapter_applied", "Every tensor of the adapter changed its weight of the base"),
         check(
-            "merged_model", "merged_equals_adapter", "The merged model gives the adapter's verdicts on the probe posts"
+            "merged_model", "merged_equals_adapter", "The merged model gives the adapter's verdicts and probabilities"
+        ),
+        check(
+            "merged_model", "agrees_with_training_base", "The merged model decides as the base it was trained on does"
         ),
     ],
 )
@@ -148,6 +192,7 @@ def merged_model(
 ) -> dg.MaterializeResult:
     store, settings, policy = workspace.store, profile.resolve(), load_policy()
     splits, tuned = upstream(context, store, "sharegpt_splits"), upstream(context, store, "adapter")
+    limits = {name: policy.gates[name] for name in ("min_merge_agreement", "min_training_base_agreement")}
     # The base that this adapter was trained on, not the latest: another one of the same shape would merge without a word.
     base = store.get("base_model", tuned.manifest["lineage"]["base_model"])
     arguments = {
@@ -156,14 +201,7 @@ def merged_model(
 
     def write(work: Any) -> Built:
         counts = run("xhs_pipeline.training.stages:merge_adapter", {**arguments, "out": str(work)}, context.log.info)
-        agreement, limit = counts["agreement_with_adapter"], policy.gates["min_merge_agreement"]
-        said = (
-            f"{agreement:.1%} of the verdicts on {counts['probe_posts']} posts agree (at least {limit:.1%}); "
-            f"largest difference of a probability {counts['largest_probability_difference']:.2g}"
-        )
-        return Built(
-            counts, [CheckOutcome("merged_equals_adapter", agreement >= limit, said, {"agreement": agreement})]
-        )
+        return Built(counts, merge_checks(counts, settings.precision, limits))
 
     return publish(
         context,
@@ -171,7 +209,7 @@ def merged_model(
         write,
         inputs={"base_model": base, "adapter": tuned, "validation": _file_hashes(splits, "validation")},
         lineage=[splits],
-        settings={"policy": policy.wording, **settings_of(settings, "merged_model")},
+        settings={"policy": policy.wording, "limits": limits, **settings_of(settings, "merged_model")},
         describe=_figures,
     )
 

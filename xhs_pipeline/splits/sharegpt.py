@@ -21,6 +21,7 @@ from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import balance
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, render_answer, render_prompt, to_messages
+from xhs_pipeline.splits.exports import write_exports
 from xhs_pipeline.splits.grouping import SPLITS, split_of
 from xhs_pipeline.splits.suspects import left_out, suspects
 
@@ -105,6 +106,7 @@ def write_splits(
         )
     has_images = {name: _holds_images(work / f"{name}.parquet") for name in SPLITS}
     write_json(work / "dataset_info.json", dataset_info(".parquet", has_images))
+    write_exports(profile, work)
     if profile.json_export:
         _export_json(work)
     counts |= {

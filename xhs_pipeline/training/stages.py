@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xhs_pipeline.artifacts import file_digest, read_json, write_json
+from xhs_pipeline.artifacts import write_json
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import QUARANTINE, write_table
 from xhs_pipeline.profile import Profile
@@ -21,8 +21,6 @@ from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.vlm.batches import Example, Unfit, fit, quiet_libraries
 from xhs_pipeline.vlm.card import ModelCard, write_card
 from xhs_pipeline.vlm.scoring import Judgement, judge_examples
-
-PROBE_POSTS = 64
 
 # How each record is shown to the model: tokens of prompt and answer, images and the area they are resized within; `elided`
 # (characters) is from the splits. A reason says why it is not shown at all.
@@ -40,11 +38,6 @@ BUDGET = pa.schema(
         ("reason", pa.string()),
     ]
 )
-
-
-def checkpoint_folder(base: Path) -> Path:
-    """The checkpoint that a base_model artefact stands for: its own `model` folder, or the one it points to."""
-    return (base / read_json(base / "checkpoint.json")["folder"]).resolve()
 
 
 def fitted(
@@ -78,16 +71,22 @@ def _rows(file: Path, limit: int | None) -> Iterator[dict[str, Any]]:
         left = None if left is None else left - len(rows)
 
 
-def build_base(splits: str, profile: dict[str, Any], out: str, log: Callable[[str], None]) -> dict[str, Any]:
-    """base_model: build the tiny model, or find the checkpoint that the profile names, check it and record its file hashes."""
+def build_base(
+    splits: str, profile: dict[str, Any], out: str, log: Callable[[str], None], files: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """base_model: build the tiny model, or find the checkpoint that the profile names, check it and record its file hashes.
+
+    `files` are the hashes of a local folder where the caller has them already. Raises CheckpointError naming all that is wrong.
+    """
     quiet_libraries()
-    from xhs_pipeline.vlm.base import check_checkpoint, resolve_checkpoint
+    from xhs_pipeline.vlm.base import file_hashes, local_folder, resolve_checkpoint
+    from xhs_pipeline.vlm.layout import CheckpointError, check_checkpoint
     from xhs_pipeline.vlm.processor import load_processor
 
     settings = Profile(**profile)
     folder = resolve_checkpoint(settings)
     counts: dict[str, Any] = {}
-    note = ""
+    note = hub = ""
     if folder is None:
         from xhs_pipeline.vlm.tiny import NOTE, build_tiny
 
@@ -99,21 +98,35 @@ def build_base(splits: str, profile: dict[str, Any], out: str, log: Callable[[st
         ]
         counts = build_tiny(Path(out) / "model", texts, load_policy(), settings, log)
         folder = Path(out) / "model"
-    facts = check_checkpoint(folder)
-    processor = load_processor(folder, settings.min_pixels, settings.max_pixels)
+    elif local_folder(settings) is None:
+        hub = settings.base_hub
+    problems, shards = [], []
+    try:
+        shards = check_checkpoint(folder)
+    except CheckpointError as error:
+        problems += error.problems
+    try:
+        processor = load_processor(folder, settings.min_pixels, settings.max_pixels)
+    except CheckpointError as error:
+        problems += error.problems
+    if problems:
+        raise CheckpointError(list(dict.fromkeys(problems)))
     inside = folder.is_relative_to(out)
     write_json(
         Path(out) / "checkpoint.json",
         {
             "folder": str(folder.relative_to(out)) if inside else str(folder),
             "name": settings.base_model,
-            "revision": settings.base_revision,
+            "hub": hub,
+            "revision": settings.base_revision if hub else "",
             "note": note,
-            "files": {p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.is_file()},
+            "min_pixels": settings.min_pixels,
+            "max_pixels": settings.max_pixels,
+            "files": files or file_hashes(folder),
             "prompt": prompt_digest(load_policy(), settings.prompt, processor.chat_template),
         },
     )
-    return counts | {"vocabulary": len(processor.tokenizer), "weight_files": len(facts["shards"])}
+    return counts | {"vocabulary": len(processor.tokenizer), "weight_files": len(shards)}
 
 
 def train_adapter(
@@ -126,13 +139,12 @@ def train_adapter(
     """
     quiet_libraries()
     from xhs_pipeline.training.launch import launch
-    from xhs_pipeline.vlm.processor import load_processor
+    from xhs_pipeline.vlm.base import open_base
 
     settings, out = Profile(**profile), Path(work)
     training = out / ".training"
     training.mkdir(exist_ok=True)
-    checkpoint = checkpoint_folder(Path(base))
-    processor = load_processor(checkpoint, settings.min_pixels, settings.max_pixels)
+    checkpoint, processor = open_base(Path(base), settings)
     decisions = [
         *_prepare(Path(splits), "train", processor, settings, training),
         *_prepare(Path(splits), "validation", processor, settings, training),
@@ -254,16 +266,36 @@ def macro_f1(truth: Mapping[str, Mapping[str, str]], judged: Sequence[Judgement]
 def merge_adapter(
     base: str, adapter: str, splits: str, profile: dict[str, Any], out: str, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """merged_model: merge and prove it on posts of the validation split."""
+    """merged_model: merge, and prove it on posts of the splits. Raises ValueError when the adapter does not fit the base."""
     quiet_libraries()
+    from xhs_pipeline.training.adapters import read_adapter
     from xhs_pipeline.training.merge import merge
-    from xhs_pipeline.vlm.processor import load_processor
+    from xhs_pipeline.training.proof import compare
+    from xhs_pipeline.vlm.base import open_base
 
     settings, policy = Profile(**profile), load_policy()
-    checkpoint = checkpoint_folder(Path(base))
-    processor = load_processor(checkpoint, settings.min_pixels, settings.max_pixels)
-    probe, _ = load_examples(Path(splits) / "validation.parquet", processor, settings, limit=PROBE_POSTS)
-    counts = merge(checkpoint, Path(adapter), probe, processor, policy, settings, Path(out), log)
+    checkpoint, processor = open_base(Path(base), settings)
+    found = read_adapter(Path(adapter), checkpoint)
+    probe, probe_from = probe_posts(Path(splits), processor, settings)
+    log(f"merged_model: probe posts: {probe_from}")
+    counts = merge(checkpoint, found, settings.min_pixels, settings.max_pixels, Path(out), log)
+    counts |= compare(checkpoint, Path(adapter), Path(out), probe, processor, policy, settings, log)
     prompt = prompt_digest(policy, settings.prompt, processor.chat_template)
     write_card(Path(out), ModelCard(settings, policy, prompt))
-    return counts
+    return counts | {"probe_from": probe_from}
+
+
+def probe_posts(splits: Path, processor: Any, profile: Profile) -> tuple[list[Example], str]:
+    """Posts to compare two forms of one model on: validation's, and where those are too few, others', since any post will do.
+
+    Returns them with how many came from which split.
+    """
+    from xhs_pipeline.training.proof import PROBE_POSTS
+
+    posts: list[Example] = []
+    taken = []
+    for name in ("validation", "calibration", "train", "test"):
+        examples, _ = load_examples(splits / f"{name}.parquet", processor, profile, limit=PROBE_POSTS - len(posts))
+        posts += examples
+        taken += [f"{len(examples)} of {name}"] if examples or name == "validation" else []
+    return posts, ", ".join(taken)

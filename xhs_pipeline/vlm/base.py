@@ -1,89 +1,96 @@
 """Loading one checkpoint, the same way for the tiny model built here, a local folder and a hub snapshot."""
 
-import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
+from xhs_pipeline.artifacts import file_digest, read_json
 from xhs_pipeline.profile import Profile
+from xhs_pipeline.vlm.hub import fetch_checkpoint
+from xhs_pipeline.vlm.layout import FILES, CheckpointError, check_checkpoint
+from xhs_pipeline.vlm.processor import load_processor
 
 # Vision tower and head stay at full precision. `["visual"]` alone would replace the library's default list, quantise
 # lm_head and still quantise the vision tower; these two names do what they say.
 NOT_QUANTISED = ["model.visual", "lm_head"]
 
 
-def check_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read and check `config.json`, the list of weight files and their headers in a checkpoint folder.
-
-    Raises ValueError naming the file, what it holds, what was expected and how to mend it: a wrong model type, a shard
-    that the index names and the folder lacks, a shard that was cut short, or no safetensors at all.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise ValueError(
-            f"{config_file}: missing; expected a Qwen2-VL checkpoint folder (config.json, tokenizer, safetensors)"
-        )
-    config = _read_object(config_file)
-    if config.get("model_type") != "qwen2_vl":
-        raise ValueError(
-            f"{config_file}: model_type is {config.get('model_type')!r}, expected 'qwen2_vl'; point base_model at a Qwen2-VL checkpoint"
-        )
-    index = folder / "model.safetensors.index.json"
-    shards = ["model.safetensors"]
-    if index.is_file():
-        weight_map = _read_object(index).get("weight_map") or {}
-        if not weight_map:
-            raise ValueError(f"{index}: no weight_map; download or copy the checkpoint again")
-        shards = sorted(set(weight_map.values()))
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder}: weight files missing: {', '.join(missing)}; download or copy the checkpoint again")
-    for name in shards:
-        try:
-            with safe_open(folder / name, framework="np"):  # reads the header and compares it with the file's size
-                pass
-        except SafetensorError as error:
-            raise ValueError(
-                f"{folder / name}: not a whole safetensors file ({error}); download or copy the checkpoint again"
-            ) from error
-    return {"model_type": config["model_type"], "shards": shards}
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not JSON ({error}); download or copy the checkpoint again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: a {type(found).__name__}, expected an object; download or copy the checkpoint again")
-    return found
-
-
 def resolve_checkpoint(profile: Profile) -> Path | None:
-    """The folder of the checkpoint that the profile names, or None when the profile asks for the model built here."""
+    """The folder of the checkpoint that the profile names, or None when the profile asks for the model built here.
+
+    Raises ValueError when the name is neither a folder nor a hub id, or could be both.
+    """
     if profile.base_model == "tiny":
         return None
-    folder = Path(profile.base_model).expanduser()
-    if folder.is_absolute() or profile.base_model.startswith("."):
+    folder = local_folder(profile)
+    if folder is not None:
+        return folder
+    return fetch_checkpoint(profile.base_model, profile.base_revision, profile.base_hub)
+
+
+def local_folder(profile: Profile) -> Path | None:
+    """The folder that `base_model` names, or None when it is a hub id or 'tiny'. A path with a leading / . or ~ is a folder."""
+    name = profile.base_model
+    folder = Path(name).expanduser()
+    if name == "tiny":
+        return None
+    if folder.is_absolute() or name.startswith("."):
         return folder.resolve()
-    return fetch_checkpoint(profile.base_model, profile.base_revision)
-
-
-def fetch_checkpoint(repo_id: str, revision: str) -> Path:
-    """Download (or find in the hub cache) a pinned revision and return its local folder. Needs the network once.
-
-    Raises ValueError when no revision is pinned: a model that moves under a name cannot be defended.
-    """
-    if not revision:
+    if folder.is_dir():
+        if profile.base_revision:
+            raise ValueError(
+                f"base_model {name!r} is a folder here ({folder.resolve()}), and base_revision pins it as a hub id; write "
+                f"./{name} for the folder, or run elsewhere for the hub"
+            )
+        return folder.resolve()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(
-            f"base_model {repo_id!r} needs base_revision (a commit of the repository); an unpinned model may change"
+            f"base_model {name!r} is neither a folder under {Path.cwd()} nor a hub id (owner/name); give the folder's full path"
         )
-    from huggingface_hub import snapshot_download
+    return None
 
-    return Path(
-        snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.jinja", "*.txt", "*.safetensors"])
-    )
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint folder, by name. Raises CheckpointError when there is no such folder."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            [f"{folder}: no such folder; expected a Qwen2-VL checkpoint, see base_model in the profile"]
+        )
+    return {path.name: file_digest(path) for pattern in FILES for path in sorted(folder.glob(pattern))}
+
+
+def checkpoint_folder(base: Path) -> Path:
+    """The checkpoint that a base_model artefact stands for: its own `model` folder, or the one it points to, unchecked."""
+    return (base / read_json(base / "checkpoint.json")["folder"]).resolve()
+
+
+def open_base(base: Path, profile: Profile) -> tuple[Path, Any]:
+    """The checkpoint folder that a base_model artefact stands for, proven to be what was recorded, and its processor.
+
+    What a hub's cache has lost since is fetched again. Raises ValueError listing every file whose content differs from the
+    artefact's record, and when the profile's pixels are no longer those that the base was recorded with.
+    """
+    recorded = read_json(base / "checkpoint.json")
+    other = [
+        f"{name} {getattr(profile, name)} instead of {recorded[name]}"
+        for name in ("min_pixels", "max_pixels")
+        if getattr(profile, name) != recorded[name]
+    ]
+    if other:
+        raise ValueError(
+            f"{base / 'checkpoint.json'}: the profile says {', '.join(other)}; materialise base_model again, or set them back"
+        )
+    folder = checkpoint_folder(base)
+    if recorded["hub"] and any(not (folder / name).is_file() for name in recorded["files"]):
+        folder = fetch_checkpoint(recorded["name"], recorded["revision"], recorded["hub"])
+    found = file_hashes(folder)
+    changed = sorted(name for name in recorded["files"] if found.get(name) != recorded["files"][name])
+    if changed:
+        what = [f"{name} ({'changed' if name in found else 'missing'})" for name in changed]
+        raise ValueError(
+            f"{folder}: no longer what {base.name} recorded: {', '.join(what)}; put the files back, or materialise base_model again"
+        )
+    return folder, load_processor(folder, recorded["min_pixels"], recorded["max_pixels"])
 
 
 def device() -> str:

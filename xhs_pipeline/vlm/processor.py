@@ -10,6 +10,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from xhs_pipeline.vlm.layout import CheckpointError, processor_file_problems, processor_problems
+
 CACHED_BYTES = 256 * 2**20  # resized images kept in memory: thousands for the tiny profile, some hundred for a real one
 
 
@@ -36,34 +38,20 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
     """The processor of a checkpoint folder, resizing every image into [min_pixels, max_pixels] (area in pixels).
 
     Uses the Pillow image processor everywhere, so that training, scoring and serving see the same pixels.
-    Raises ValueError when the folder lacks a tokenizer, a chat template or the vision tokens.
+    Raises CheckpointError naming everything that is missing or does not belong to the model of the folder's config.json.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    missing = [name for name in ("preprocessor_config.json", "tokenizer_config.json") if not (folder / name).is_file()]
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        missing.append("tokenizer.json")
-    if missing:
-        raise ValueError(
-            f"{folder}: {', '.join(missing)} missing; expected the published layout of a Qwen2-VL checkpoint"
-        )
+    problems = processor_file_problems(folder)
+    if problems:
+        raise CheckpointError(problems)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     image_processor.size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     template = _chat_template(folder) or tokenizer.chat_template
-    if template is None:
-        raise ValueError(
-            f"{folder}: no chat template (chat_template.jinja or chat_template.json); copy the checkpoint's own"
-        )
-    unknown = [
-        t
-        for t in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-        if tokenizer.convert_tokens_to_ids(t) in (None, tokenizer.unk_token_id)
-    ]
-    if unknown:
-        raise ValueError(
-            f"{folder}: the tokenizer lacks {', '.join(unknown)}; it does not belong to a Qwen2-VL checkpoint"
-        )
+    problems = processor_problems(folder, tokenizer, image_processor, template)
+    if problems:
+        raise CheckpointError(problems)
     processor = _processor_class()(image_processor, tokenizer, chat_template=template)
     processor.resized = _resizing(image_processor)
     return processor

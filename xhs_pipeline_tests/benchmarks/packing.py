@@ -38,8 +38,8 @@ def step_seconds(data: str, way: str, updates: int, quantization: str, log: Call
     from xhs_pipeline.training.loss import answer_loss
     from xhs_pipeline.training.order import run_batches
     from xhs_pipeline.training.packing import attend_within_records, micro_batches, pack
-    from xhs_pipeline.training.stages import checkpoint_folder, load_examples
-    from xhs_pipeline.vlm.base import load_model
+    from xhs_pipeline.training.stages import load_examples
+    from xhs_pipeline.vlm.base import checkpoint_folder, load_model
     from xhs_pipeline.vlm.batches import pad, quiet_libraries
     from xhs_pipeline.vlm.processor import load_processor
 
