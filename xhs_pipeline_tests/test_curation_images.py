@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from xhs_pipeline.curation.images import MAX_HAMMING, ImageLimits, ImageRejected, clean_image
 from xhs_pipeline.curation.jpeg import strip_metadata
@@ -80,8 +80,6 @@ def test_the_exif_orientation_is_applied_and_then_gone(orientation: int) -> None
     image = opened(clean.data)
     assert not image.getexif() and b"camera" not in clean.data
     assert (clean.width, clean.height) == ((200, 300) if orientation >= 5 else (300, 200))
-    from PIL import ImageOps
-
     upright = ImageOps.exif_transpose(opened(encoded(picture(300, 200), exif=exif)))
     assert abs(np.asarray(image, float) - np.asarray(upright, float)).mean() < 6
 
@@ -295,6 +293,42 @@ def test_damaged_files_are_rejected_or_cleaned_but_never_crash() -> None:
             continue
         assert opened(clean.data).size == (clean.width, clean.height)
     assert "broken" in outcomes
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, about damaged EXIF blocks
+def test_a_damaged_jpeg_is_accepted_if_and_only_if_pillow_decodes_it_and_then_looks_the_same() -> None:
+    """A faster decoder reads the plain ones; whatever it would see differently has to be left to Pillow."""
+    generator = random.Random(11)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    small = picture(160, 120)
+    sources = [encoded(small, exif=exif, progressive=progressive) for progressive in (False, True)]
+    sources += [
+        encoded(small, restart_marker_rows=1),
+        encoded(small, subsampling="4:2:2"),
+        encoded(small, keep_rgb=True),
+    ]
+    sources += [encoded(small.convert(mode)) for mode in ("L", "CMYK")]
+    outcomes = []
+    for turn in range(1_400):
+        data = bytearray(sources[turn % len(sources)])
+        for _ in range(generator.randint(1, 4)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        if turn % 6 == 0:
+            del data[generator.randrange(len(data)) :]
+        try:
+            clean = clean_image(bytes(data), ImageLimits(longest_side=100, min_side=1, max_aspect_ratio=1e9))
+        except ImageRejected as rejected:
+            outcomes.append(rejected.reason)
+            if rejected.reason == "broken":
+                with pytest.raises((OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError)):
+                    opened(bytes(data)).convert("RGB")
+            continue
+        before = ImageOps.exif_transpose(opened(bytes(data))).convert("RGB").resize((clean.width, clean.height))
+        difference = np.abs(np.asarray(opened(clean.data), float) - np.asarray(before, float))
+        assert difference.mean() < 12, turn
+        outcomes.append("clean")
+    assert outcomes.count("clean") > 700 and outcomes.count("broken") > 200
 
 
 def test_the_hash_survives_reencoding_and_tells_pictures_apart() -> None:

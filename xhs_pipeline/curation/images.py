@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
+import simplejpeg
 from PIL import Image, features
 
 from xhs_pipeline.curation.jpeg import strip_metadata
@@ -46,7 +48,7 @@ class ImageLimits:
     max_aspect_ratio: float = 200.0
     longest_side: int = 1024
     jpeg_quality: int = 85
-    # Encoders write 10 to 20. At 50 megapixels 490 scans of 12 bytes each keep a decoder busy for 20 s, 64 for 3 s
+    # Encoders write 10 to 20. At 50 megapixels 490 scans of 12 bytes each keep a decoder busy for 24 s, 64 for 3 s
     # (xhs_pipeline_tests/benchmarks/images.py --worst).
     max_scans: int = 64
 
@@ -142,9 +144,11 @@ def _clean(data: bytes, kind: str, limits: ImageLimits) -> CleanImage:
                     return CleanImage(stripped, *full_size, _hash_of_jpeg(image))
             # libjpeg decodes straight to 1/2, 1/4 or 1/8 while that stays above the wanted size.
             image.draft(None, target)
-        image.load()
+        pixels = _fast_jpeg(data, full_size, image) if kind == "JPEG" else None
+        if pixels is None:
+            image.load()
+            pixels = _to_rgb(image)
         orientation = _orientation(image)
-        pixels = _to_rgb(image)
     if pixels.size != target:
         pixels = _shrink(pixels, target)
     if orientation in _TURNS:
@@ -153,9 +157,26 @@ def _clean(data: bytes, kind: str, limits: ImageLimits) -> CleanImage:
         padded = Image.new("RGB", (max(pixels.width, limits.min_side), max(pixels.height, limits.min_side)), WHITE)
         padded.paste(pixels, ((padded.width - pixels.width) // 2, (padded.height - pixels.height) // 2))
         pixels = padded
-    out = io.BytesIO()
-    pixels.save(out, "JPEG", quality=limits.jpeg_quality)
-    return CleanImage(out.getvalue(), *pixels.size, perceptual_hash(pixels))
+    encoded = simplejpeg.encode_jpeg(_rgbx(pixels), limits.jpeg_quality, "RGBX", "420")
+    return CleanImage(encoded, *pixels.size, perceptual_hash(pixels))
+
+
+def _fast_jpeg(data: bytes, full_size: tuple[int, int], image: Image.Image) -> Image.Image | None:
+    """The pixels of a plain JPEG by libjpeg-turbo's own interface, at the size that `image`, opened but not loaded, stands at.
+
+    None, and nothing said, for whatever is not plain: Pillow then has the last word. That is any other colour space than
+    YCbCr, a header that the two read differently, and anything that libjpeg-turbo refuses or only warns about.
+    """
+    if image.mode != "RGB":
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if (width, height) != full_size or colours != "YCbCr":
+            return None
+        pixels = simplejpeg.decode_jpeg(data, "RGBX", min_height=image.height, min_width=image.width)
+    except (ValueError, LookupError):
+        return None
+    return _from_rgbx(pixels) if pixels.shape[:2] == (image.height, image.width) else None
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
@@ -170,7 +191,7 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """How often the marker SOS occurs: once per scan, and in a thumbnail. bytes.count takes 20 times as long."""
+    """How often the marker SOS occurs: once per scan, and in a thumbnail."""
     values = np.frombuffer(data, np.uint8)
     return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
 
@@ -225,27 +246,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """An RGB image brought down to `size`: by averaging whole blocks until less than 4 times as large, then by a cubic filter."""
-    import pyarrow as pa
-
     from xhs_pipeline.curation.resampling import shrink
 
     factor = max(1, max(image.size) // (2 * max(size)))
     extent = (image.width / factor, image.height / factor)
     if factor > 1:
         image = image.reduce(factor)
-    pixels = shrink(_rgbx(image), extent, size)
-    return Image.fromarrow(pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4), "RGB", size)
+    return _from_rgbx(shrink(_rgbx(image), extent, size))
 
 
 def _rgbx(image: Image.Image) -> np.ndarray:
     """The pixels of an RGB image (height, width, 4), uint8, read-only: Pillow's own memory where that is in one piece."""
-    import pyarrow as pa
-
     try:
         flat = pa.array(image).flatten().to_numpy()
     except ValueError:  # several pieces, above 16 MB
         flat = np.frombuffer(image.convert("RGBX").tobytes(), np.uint8)
     return flat.reshape(image.height, image.width, 4)
+
+
+def _from_rgbx(pixels: np.ndarray) -> Image.Image:
+    """An RGB image on the memory of `pixels` (height, width, 4), uint8."""
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4)
+    return Image.fromarrow(flat, "RGB", (pixels.shape[1], pixels.shape[0]))
 
 
 def perceptual_hash(image: Image.Image) -> str:

@@ -1,6 +1,5 @@
 """Cleaning images: time and likeness against Pillow and libjpeg-turbo, what the perceptual hash sees, the slowest input.
 
-    pip install simplejpeg
     OMP_NUM_THREADS=1 python -m xhs_pipeline_tests.benchmarks.images --photos ../shared/photos
     OMP_NUM_THREADS=1 python -m xhs_pipeline_tests.benchmarks.images --photos ../shared/photos --hashes --worst
 
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter1d
 
@@ -81,8 +81,6 @@ def pillow(data: bytes, resampling: Image.Resampling, hashed: bool = True) -> by
 
 
 def turbo(data: bytes) -> bytes:
-    import simplejpeg
-
     return simplejpeg.encode_jpeg(simplejpeg.decode_jpeg(data), 85, colorsubsampling="420")
 
 
