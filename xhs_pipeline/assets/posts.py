@@ -61,7 +61,7 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     owners=OWNERS,
     tags={"cadence": "weekly"},
     kinds={"python", "parquet"},
-    code_version="1",
+    code_version="2",
     description="The week's posts as the model may see them: text normalised, identifiers of people replaced by typed placeholders, "
     "images decoded, stripped of metadata, resized and embedded as JPEG. What cannot be judged stands in quarantine.parquet.",
     check_specs=[
