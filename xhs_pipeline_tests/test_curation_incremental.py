@@ -203,7 +203,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 FOLDED_THEN = {
-    "index/WEEK/entries.bin": 3, "index/WEEK/texts.arrow": 3, "index/WEEK/posts.arrow": 3, "index/WEEK/pairs.arrow": 3,
+    "index/WEEK/entries.u64": 3, "index/WEEK/texts.arrow": 3, "index/WEEK/posts.arrow": 3, "index/WEEK/pairs.arrow": 3,
     "index/WEEK/segment.json": 3, "index/state.json": 4, "index/decisions.arrow": 1, "index/founders.arrow": 1,
     "posts/WEEK-0000.parquet": 1,
 }  # fmt: skip

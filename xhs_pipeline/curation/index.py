@@ -1,7 +1,7 @@
 """The de-duplication index on disk: one segment a week, written once. Knows files and numbers; compares nothing.
 
-    index/<week>/segment.json    counts, where each part of entries.bin lies, CRC-32 of the other files
-    index/<week>/entries.bin     sorted entries (buckets.py), uint64 little-endian, part after part
+    index/<week>/segment.json    counts, where each part of entries.u64 lies, CRC-32 of the other files
+    index/<week>/entries.u64     sorted entries (buckets.py), uint64 little-endian, part after part
     index/<week>/texts.arrow     text: the matching texts that no earlier week had
     index/<week>/posts.arrow     one row a post, oldest first: what decisions need (POSTS)
     index/<week>/pairs.arrow     left, right (int64): nodes that this week found to be alike
@@ -58,14 +58,14 @@ class Segment:
 
     def add(self, name: str, entries: npt.NDArray[np.uint64]) -> None:
         """Append one part of `name`."""
-        with (self.folder / "entries.bin").open("ab") as file:
+        with (self.folder / "entries.u64").open("ab") as file:
             file.write(entries.astype("<u8", copy=False).data)
         self.parts.setdefault(name, []).append((self._end, len(entries)))
         self._end += len(entries)
 
     def entries(self, name: str, part: int) -> npt.NDArray[np.uint64]:
         start, count = self.parts[name][part]
-        return np.fromfile(self.folder / "entries.bin", "<u8", count, offset=8 * start)
+        return np.fromfile(self.folder / "entries.u64", "<u8", count, offset=8 * start)
 
     def write(self, name: str, table: pa.Table) -> None:
         batch = pa.record_batch([whole(column) for column in table.columns], schema=table.schema)
@@ -80,7 +80,7 @@ class Segment:
 
     def finish(self) -> None:
         """Write segment.json, which makes the segment one that can be loaded."""
-        (self.folder / "entries.bin").touch()
+        (self.folder / "entries.u64").touch()
         names = ("posts", "texts", "pictured", "parts", "part_starts")
         sums = {file.name: _crc(file) for file in sorted(self.folder.iterdir())}
         write_json(self.folder / "segment.json", {name: getattr(self, name) for name in names} | {"crc32": sums})
