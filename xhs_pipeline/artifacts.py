@@ -233,10 +233,11 @@ def _point(folder: Path, version: str, ticket: int, log: Callable[[str], None]) 
 def _publish(work: Path, final: Path, manifest: dict[str, Any], linked: dict[str, dict[str, Any]]) -> None:
     """Hash every file that is not linked, write the manifest last, and rename the folder into place."""
     files = {}
-    for file in sorted(path for path in work.rglob("*") if path.is_file() and path != work / "manifest.json"):
-        name, size = str(file.relative_to(work)), file.stat().st_size
-        known = linked.get(name, {"bytes": None})
-        files[name] = known if known["bytes"] == size else {"sha256": file_digest(file), "bytes": size}
+    for name in sorted(_files_under(str(work))):
+        if name != "manifest.json":
+            file, known = work / name, linked.get(name)
+            size = file.stat().st_size
+            files[name] = known if known and known["bytes"] == size else {"sha256": file_digest(file), "bytes": size}
     write_json(
         work / "manifest.json",
         manifest | {"files": files, "content": digest({n: f["sha256"] for n, f in files.items()})},
@@ -244,6 +245,12 @@ def _publish(work: Path, final: Path, manifest: dict[str, Any], linked: dict[str
     if final.exists():  # a version that its checks rejected, or that lost files, now written anew
         shutil.rmtree(final)
     os.replace(work, final)
+
+
+def _files_under(folder: str) -> Iterator[str]:
+    """Names relative to the folder; an artefact may hold thousands of files."""
+    for place, _, names in os.walk(folder):
+        yield from (os.path.join(place, name)[len(folder) + 1 :] for name in names)
 
 
 def _package_versions() -> dict[str, str]:

@@ -122,7 +122,7 @@ def _built(
     kept, aside = written.rows["posts"], written.rows["set_aside"]
     counts: dict[str, Any] = {
         "rows_in": rows, "posts": kept, "removed": removed, "weeks": len(weeks), "label_conflicts": conflicts,
-        "groups": len(np.unique(result.leaders[result.decisions.reason == KEPT])),
+        "groups": int(np.count_nonzero(np.bincount(result.leaders[result.decisions.reason == KEPT]))),
         "categories": _categories(index, result), "weeks_folded": len(weeks) - before.weeks, "files_written": written.files,
     }  # fmt: skip
     checks = [
