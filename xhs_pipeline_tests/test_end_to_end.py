@@ -296,7 +296,7 @@ def test_no_image_carries_metadata(place: Place, first: Run) -> None:
 
 
 def test_the_log_speaks_of_progress_and_of_no_post(place: Place, first: Run) -> None:
-    assert re.search(r"adapter: step \d+/\d+, loss [\d.]+, lr [\d.e+-]+, [\d.]+ posts/s, \d+ s left", first.said)
+    assert re.search(r"adapter: step \d+/\d+, loss [\d.]+, lr [\d.e+-]+, \d+ tokens/s, \d+ s left, \d+ MB", first.said)
     assert re.search(r"judged \d+/\d+ posts", first.said)
     assert "Traceback" not in first.said
     bodies = pq.read_table(place.latest("clean_posts").file("posts.parquet"), columns=["body"])["body"].to_pylist()
