@@ -212,7 +212,15 @@ def _duplicates(artifact: Artifact, weeks: list[Path]) -> dict[str, Any]:
         post = posts.get(post_id or "", nothing)
         return f"{post['title']} {post['body']}"
 
-    rows = ({**row, "text": text(row["post_id"]), "kept_text": text(row["kept_post_id"])} for row in removed)
+    rows = (
+        {
+            **row,
+            "similarity": "" if row["similarity"] is None else f"{row['similarity']:.3f}",
+            "text": text(row["post_id"]),
+            "kept_text": text(row["kept_post_id"]),
+        }
+        for row in removed
+    )
     pictured = [row for row in pairs if posts.get(row["kept_post_id"], nothing)["images"]][: shown.SHEET_GROUPS]
     sheet = [
         [image["bytes"] for i in (row["kept_post_id"], row["post_id"]) for image in posts.get(i, nothing)["images"]]
