@@ -27,7 +27,7 @@ PROFILE = load_profile(
         "tiny_vision_depth": 1, "tiny_pretrain_epochs": 1, "shard_size": "100KB", "max_pixels": 12544,
         "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.05, "epochs": 8, "max_steps": 0, "batch_size": 4,
         "answer_length": 20, "learning_rate": 0.01, "augmentation": 0.2, "evaluations": 6, "score_batch_size": 8,
-        "validation_share": 0.2, "calibration_share": 0.05, "test_share": 0.15,
+        "pack_length": 4096, "validation_share": 0.2, "calibration_share": 0.05, "test_share": 0.15,
     },
 )  # fmt: skip
 
