@@ -130,7 +130,7 @@ class Previous:
         return sound
 
     def _sound_segment(self, week: str) -> bool:
-        """segment.json by its SHA-256, and by the CRC-32 in it the rest, which takes a third of the time."""
+        """segment.json by its SHA-256, and by the CRC-32 in it the rest, which costs less."""
         if not self._sound(f"index/{week}/segment.json"):
             return False
         sound = Segment(self._path / "index" / week).is_sound()
