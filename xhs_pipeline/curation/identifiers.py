@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from xhs_pipeline.curation import contacts, places
 from xhs_pipeline.curation import patterns as p
+from xhs_pipeline.curation.checksums import id_card_is_valid, luhn_is_valid
 from xhs_pipeline.curation.shadow import Shadow, cast
 
 TYPES = (
@@ -151,8 +152,8 @@ def _cards(shadow: Shadow) -> Iterator[Found]:
     if shadow.most_digits < 14:
         return
     for pattern, name, valid in (
-        (p.ID_CARD, "身份证号", p.id_card_is_valid),
-        (p.BANK_CARD, "银行卡号", p.luhn_is_valid),
+        (p.ID_CARD, "身份证号", id_card_is_valid),
+        (p.BANK_CARD, "银行卡号", luhn_is_valid),
     ):
         for match in pattern.finditer(shadow.digits):
             ends = [match.end()]

@@ -137,7 +137,9 @@ def ip(rng: Rng) -> tuple[str, str]:
 
 def plate(rng: Rng) -> tuple[str, str]:
     head = rng.choice("京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼") + rng.choice("ABCDEFG")
-    tail = rng.choice([digits(rng, 5), "".join(rng.choice(string.digits + "ABCDEFGHJKMNPQRSTUVWXYZ") for _ in range(4)) + digits(rng, 1)])
+    tail = digits(rng, 5)
+    for place in rng.sample(range(5), rng.randint(0, 2)):  # no more letters than a plate may have
+        tail = tail[:place] + rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") + tail[place + 1 :]
     if rng.random() < 0.25:
         tail = rng.choice("DF") + digits(rng, 5)
     style = rng.random()
