@@ -39,6 +39,7 @@ _WEI = "微嶶覹薇威徽维溦葳崴胃喂魏围危韦唯畏巍卫蔚煨隈徵
 _XIN = "信芯心星欣昕新馨鑫"
 _V = r"(?<![a-z0-9@码])v"
 _M = r"[\s.·*_~/|-]{0,2}"
+_OF_WECHAT = r"\s?(?:这个|的)?(?:微信|v信|vx|薇)"
 PLAIN_WECHAT = re.compile(
     rf"[+加]?(?:微{_M}信|微x|(?<![a-z0-9])(?:weixin|wechat|wei{_M}信|weix(?!i)|[wv](?:x|{_M}x(?![a-z]))(?!id_)|v{_M}信)|微号?|v号?)(?:号|同号)?|[+加我扫找]+(?:v|微)?"
 )
@@ -51,7 +52,7 @@ _HOMOPHONE_CUE = (
     rf"|(?:[{_WEI}]|(?<![a-z0-9])vx?)[{HEART}{PLUS}]{{1,3}}号?|[{PLUS}](?:vx?|微)|{_ADD}[{HEART}]|[{HEART}]号"
     rf"|🛰号?|绿泡泡?|绿色(?:软件|app)|小绿书?|绿信|[葳崴溦薇嶶]号?|[薇威喂维葳]加"
 )
-_WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微|{_V}"
+_WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微|{_V}我?"
 WECHAT = (
     (re.compile(rf"(?P<cue>{_HOMOPHONE_CUE})(?P<gap>{_GAP}){_ID}"), True),
     (re.compile(rf"(?P<cue>{_PLAIN_CUE})(?P<gap>{_GAP}){_ID}"), False),
@@ -64,14 +65,15 @@ WECHAT = (
         True,
     ),
     (re.compile(rf"(?P<cue>加[v微薇威])(?P<gap>[\u4e00-\u9fff]{{1,4}}:\s?){_MIXED_ID}"), False),
-    (re.compile(rf"(?P<cue>[加搜找])(?P<gap>[^\w<]?){_ID}(?=\s?(?:这个|的)?(?:微信|v信|vx|薇))"), False),
+    (re.compile(rf"(?P<cue>[加搜找])(?P<gap>[^\w<]?){_ID}(?={_OF_WECHAT})"), False),
+    (re.compile(rf"(?P<cue>{_V}我)(?P<gap>[^\w<]{{0,2}}){_ID}"), False),
     (re.compile(r"(?P<cue>)(?P<gap>)(?<![a-z0-9@])(?P<id>wxid_[a-z0-9]{10,16})(?![a-z0-9])"), False),
 )
 WEAK_CUE = WECHAT[4][0]
 # Digits only, disguised as anything: 薇：一三八..., v 1 3 8 ...
 WECHAT_NUMBER = re.compile(
     rf"(?:(?P<cue>{_HOMOPHONE_CUE}|{_PLAIN_CUE})(?P<gap>{_GAP})|(?P<weak>{_WEAK})(?:[^\w<]|[号是搜]){{0,4}}?(?=[0-9]{{8}}|1{_MARK}{{0,2}}[3-9](?:{_MARK}{{0,2}}[0-9]){{9}})"
-    rf"|(?<![0-9a-z])[加+➕][^\w<]?(?=[0-9]{{8}})(?!{_MOBILE_NUMBER}))"
+    rf"|[加搜找][^\w<]?(?={_MOBILE_NUMBER}{_OF_WECHAT})|(?<![0-9a-z])[加+➕][^\w<]?(?=[0-9]{{8}})(?!{_MOBILE_NUMBER}))"
     rf"(?P<id>[0-9]{{6,12}}|{_SPREAD % '4,10'}|{_PIECES}|{_MOBILE_GROUPS}){NOT_AMOUNT}"
 )
 

@@ -168,6 +168,11 @@ def _cards(shadow: Shadow) -> Iterator[Found]:
             yield *match.span("id"), _typed(name, _changed(shadow, *match.span("id")))
 
 
+    for match in p.BANK_CARD_SPREAD.finditer(shadow.digits):
+        if luhn_is_valid(p.strip_separators(match.group("id"))):
+            yield *match.span("id"), _typed("银行卡号", _changed(shadow, *match.span("id")))
+
+
 def _accounts(shadow: Shadow) -> Iterator[Found]:
     if shadow.most_digits < 5 and not contacts.ACCOUNT_SIGN.search(shadow.digits):
         return

@@ -37,7 +37,7 @@ EMAIL_DISGUISED = re.compile(
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 IPV4 = re.compile(
     rf"(?<![0-9a-z.])(?:{_OCTET}\.){{3}}{_OCTET}(?::[0-9]{{2,5}})?(?![0-9a-z])(?!\.[0-9])"
-    rf"|(?<![0-9a-z.点])(?<![0-9][。·])(?=[0-9]{{2}})(?:{_OCTET}(?:[点。·]|\[\.\]| \. )){{3}}{_OCTET}(?![0-9a-z点])(?![。·][0-9])"
+    rf"|(?<![0-9a-z.])(?<![0-9][点。·])(?=[0-9]{{2}})(?:{_OCTET}(?:[点。·]|\[\.\]| \. )){{3}}{_OCTET}(?![0-9a-z点])(?![。·][0-9])"
 )
 VERSION_BEFORE = re.compile(r"(?:版本号?|version|ver|v|固件|系统|chrome/?|安卓|os|内核|驱动)[\s.:]{0,2}$")
 IPV6 = re.compile(r"(?<![0-9a-z])(?<![0-9a-f:]:)(?:[0-9a-f]{1,4}:|::)[0-9a-f:]{3,40}(?![0-9a-z])")
@@ -68,8 +68,10 @@ BANK_CARD = re.compile(
     rf"|(?<![0-9a-z])[3-6][0-9]{{2,5}}(?:[{EMOJI}]{{1,2}}[0-9]{{2,14}}){{1,4}}(?![0-9a-z])"
 )
 BANK_CARD_CUED = re.compile(
-    rf"(?:卡号|银行卡|账户|账号|帐号|[工农中建交招]行|邮储|信用社)(?:[^\w<]|是|为|号){{0,4}}(?P<id>(?!{_MOBILE_NUMBER})[0-9](?:{_MARK}{{0,3}}[0-9]){{14,18}})(?![0-9a-z])"
+    rf"(?:卡号|银行卡|账户|账号|帐号|[工农中建交招]行|邮储|信用社)(?:[^\w<]|是|为|号){{0,4}}(?P<id>(?!{_MOBILE_NUMBER})[0-9](?:[ -]?[0-9]){{14,18}})(?![0-9a-z])"
 )
+# With any marks between the digits, where only the checksum tells a card from a row of prices.
+BANK_CARD_SPREAD = re.compile(rf"[卡账帐户]号?(?:[^\w<]|[是为上里填]){{0,4}}(?P<id>[3-6](?:{_MARK}{{0,3}}[0-9]){{14,18}})(?![0-9a-z])")
 MOBILE = re.compile(rf"(?<![0-9])(?:\(?(?:\+?86|0086)\)?[\s-]?)?(?P<n>1{_S}[3-9](?:{_S}[0-9]){{9}})(?![0-9])")
 # Several numbers written as one, which no longer looks like any of them.
 MOBILES_GLUED = re.compile(r"(?<![0-9])(?:1[3-9][0-9]{9}){2,8}(?![0-9])")

@@ -19,7 +19,7 @@ ADDRESS = re.compile(
     rf"|(?P<estate>{_ESTATE})(?P<block>[0-9a-z]{{1,4}}(?:栋|幢|号楼|座)|[0-9]{{1,3}}-[0-9]{{1,2}}(?=-)|[0-9]{{3,4}}室)"
     rf"(?P<more>{_UNITS}|(?<=楼|栋|幢|座)[0-9]{{3,4}}(?![0-9元块]))?"
     # A block and a room, or block, entrance and room in figures, of an estate named like anything.
-    rf"|(?<=[{_CJK}]{{2}})(?P<flat>[0-9]{{1,3}}(?:栋|幢|号楼)(?:[0-9]{{1,2}}单元)?[0-9]{{3,4}}室?|[0-9]{{1,3}}-[0-9]{{1,2}}-[0-9]{{3,4}})(?![0-9元块-]))"
+    rf"|(?<=[{_CJK}]{{2}})(?P<flat>[a-h]座[0-9]{{3,4}}室|[0-9]{{1,3}}(?:栋|幢|号楼)(?:[0-9]{{1,2}}单元)?[0-9]{{3,4}}室?|[0-9]{{1,3}}-[0-9]{{1,2}}-[0-9]{{3,4}})(?![0-9元块-]))"
 )
 _CITIES = (
     "北京 天津 上海 重庆 河北 山西 内蒙古 辽宁 吉林 黑龙江 江苏 浙江 安徽 福建 江西 山东 河南 湖北 湖南 广东 广西 海南 四川 贵州 云南 西藏 陕西 甘肃 青海 宁夏"
@@ -36,6 +36,7 @@ _LEADS_IN = re.compile(rf"(?:{_WORDS_BEFORE}|[在于住到址去是往店的了�
 _REGION = re.compile(r"[省市区县州旗镇乡盟]")
 _NOT_A_ROAD = set("逛上走半一条思套迷带公铁线电马退出的赶同跑扫网过问这那哪领")
 _DATE = re.compile("[0-3]?[0-9]-[01]?[0-9]-(?:19|20)[0-9]{2}")
+_NOT_AN_ESTATE = set("码号期日货架次")
 _REACH = 32
 
 
@@ -66,7 +67,7 @@ def address_start(text: str, match: re.Match[str]) -> int | None:
     low_number = number is None or int(number.group()) <= 31
     if match.group("road") and low_number and not located and start == 0:
         return None
-    if match.group("flat") and (not (start or city or _REGION.search(name)) or _DATE.fullmatch(match.group("flat"))):
+    if match.group("flat") and (not (start or city or _REGION.search(name)) or name[-1] in _NOT_AN_ESTATE or _DATE.fullmatch(match.group("flat"))):
         return None
     if match.group("estate") and not (located or start or match.group("block")):
         return None

@@ -67,7 +67,8 @@ _BREAK = r"(?:\s?\n\s?|\[[\u4e00-\u9fff]{1,6}r?\])"
 _BREAKS = re.compile(_BREAK)
 _A_BREAK = re.compile(rf"[0-9{_NUMERAL[1:-1]}]{_BREAK}[0-9{_NUMERAL[1:-1]}]")
 _BROKEN = re.compile(rf"(?<![0-9a-z.,-])[0-9]{{1,17}}(?:{_BREAK}[0-9]{{1,17}}){{1,3}}x?(?![0-9a-z.,元块-])")
-_GROUP_OR_QQ_BEFORE = re.compile(r"(?:qq|[扣抠企鹅🐧群球秋口q])号?[^\w\n]{0,3}$")
+_CARD_BEFORE = re.compile(r"[卡账帐户]号?[^\w\n]{0,3}$")
+_QQ_BEFORE = re.compile(r"(?:qq|[扣抠企鹅🐧群球秋口q])号?[^\w\n]{0,3}$")
 _MOBILE = re.compile("1[3-9][0-9]{9}")
 
 
@@ -83,14 +84,15 @@ def _is_one_number(match: re.Match[str]) -> bool:
         return False
     if _MOBILE.fullmatch(number):
         return tuple(map(len, pieces)) in {(3, 8), (4, 7), (7, 4), (3, 4, 4)}
-    if any(map(_MOBILE.fullmatch, pieces)):
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    if any(map(_MOBILE.fullmatch, pieces)) and not _CARD_BEFORE.search(before):
         return False
     if len(number) == 18 and id_card_is_valid(number):
         return True
     if number[0] in "3456" and number.isdigit() and luhn_is_valid(number):
         return True
     account = number.isdigit() and 8 <= len(number) <= 11 and len(pieces[0]) in (3, 4)
-    return account and bool(_GROUP_OR_QQ_BEFORE.search(match.string, max(0, match.start() - 8), match.start()))
+    return account and bool(_QQ_BEFORE.search(before))
 
 
 @dataclass(frozen=True)
