@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import field_ordinary
+import field_second
 import field_values as make
 
 KEYS: dict[str, tuple[str, Callable[[random.Random], tuple[str, str]]]] = {
@@ -16,7 +17,7 @@ KEYS: dict[str, tuple[str, Callable[[random.Random], tuple[str, str]]]] = {
     "i": ("身份证号", make.id_card), "b": ("银行卡号", make.bank_card), "p": ("IP地址", make.ip), "c": ("车牌号", make.plate), "a": ("地址", make.address),
     "n": ("用户名", make.at_name), "u": ("链接", make.link), "o": ("订单号", make.order),
 }  # fmt: skip
-SEED, RENDERED = 771, 4
+RENDERED = 4
 _MARK = re.compile(r"\{(\w)(?::([^}]*))?\}")
 
 MOBILE = """
@@ -450,13 +451,21 @@ QQ{q}，微信{w}，两个都行
 FRAMES = (MOBILE, LANDLINE, WECHAT, QQ, EMAIL, ID_CARD, BANK, IP, PLATE, ADDRESS, NAMES, LINKS, ORDERS, MIXED)
 
 
-def records() -> Iterator[dict[str, Any]]:
-    """Every frame RENDERED times with other values, then every ordinary text once."""
-    rng = random.Random(SEED)
-    for frame in [line for frames in FRAMES for line in frames.split("\n") if line]:
+Texts = dict[str, str]
+SETS: dict[str, tuple[int, tuple[str, ...], Texts]] = {
+    "field notes": (771, FRAMES, field_ordinary.TEXTS),
+    "second look": (4056, (field_second.FRAMES,), field_second.TEXTS),
+}
+
+
+def records(name: str) -> Iterator[dict[str, Any]]:
+    """Every frame of one of SETS RENDERED times with other values, then every ordinary text of it once."""
+    seed, frames, texts = SETS[name]
+    rng = random.Random(seed)
+    for frame in [line for part in frames for line in part.split("\n") if line]:
         for _ in range(RENDERED):
             yield _rendered(rng, frame.replace("⏎", "\n"))
-    for kind, lines in field_ordinary.TEXTS.items():
+    for kind, lines in texts.items():
         for line in lines.strip().split("\n"):
             yield {"text": line.replace("⏎", "\n"), "spans": [], "kind": kind}
 
