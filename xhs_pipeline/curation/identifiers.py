@@ -143,6 +143,8 @@ def _orders(shadow: Shadow) -> Iterator[Found]:
         return
     for pattern in (p.ORDER, p.ORDER_THEN_CUE):
         for match in pattern.finditer(shadow.digits):
+            if pattern is p.ORDER_THEN_CUE and p.ID_CARD_SHAPE.fullmatch(match["id"]) and id_card_is_valid(match["id"]):
+                continue
             yield *match.span("id"), _typed("订单号", _changed(shadow, *match.span("id")))
     for match in p.ORDER_OF_CARRIER.finditer(shadow.plain):
         yield *match.span(), _typed("订单号", _changed(shadow, *match.span()))
@@ -166,7 +168,6 @@ def _cards(shadow: Shadow) -> Iterator[Found]:
     for pattern, name in ((p.ID_CARD_CUED, "身份证号"), (p.BANK_CARD_CUED, "银行卡号")):
         for match in pattern.finditer(shadow.digits):
             yield *match.span("id"), _typed(name, _changed(shadow, *match.span("id")))
-
 
     for match in p.BANK_CARD_SPREAD.finditer(shadow.digits):
         if luhn_is_valid(p.strip_separators(match.group("id"))):

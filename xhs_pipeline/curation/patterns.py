@@ -28,7 +28,7 @@ DOMAIN_DISGUISED = re.compile(
     rf"|(?=[a-z-]{{0,62}}[0-9])[a-z0-9-]{{2,63}}\s?\.\s(?:vip|top|club|{_WIDE_TLD[3:]}|[a-z0-9-]{{2,63}}(?:\s\.\s(?:vip|top|club)|\s?\.\s{_WIDE_TLD}))(?![a-z0-9])"
 )
 _HOST = r"(?:(?:vip\.)?qq|163|126|139|189|gmail|outlook|hotmail|foxmail|sina|sohu|yeah|icloud|yahoo|aliyun)"
-EMAIL = re.compile(r"[a-z0-9][a-z0-9._%+-]{0,63}\s?@\s?(?:[a-z0-9-]{1,63}\.){1,5}[a-z]{2,10}(?![a-z0-9])")
+EMAIL = re.compile(r"[a-z0-9][a-z0-9._%+-]{0,63}\s?@{1,2}\s?(?:[a-z0-9-]{1,63}\.){1,5}[a-z]{2,10}(?![a-z0-9])")
 EMAIL_DISGUISED = re.compile(
     r"[a-z0-9][a-z0-9._+-]{1,63}(?:\s?(?:#|@|艾特|小老鼠|圈a|[(\[]at[)\]])\s?[a-z0-9-]{2,20}"
     rf"|(?:\s?[{EMOJI}]\s?|\sat\s){_HOST})\s?(?:\.|点|。|[(\[]?dot[)\]]?|[(\[][.点][)\]])\s?(?:c[o0]m|cn|net|org|康姆|抗母|扣姆)(?![a-z0-9])"
@@ -36,7 +36,7 @@ EMAIL_DISGUISED = re.compile(
 )
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 IPV4 = re.compile(
-    rf"(?<![0-9a-z.])(?:{_OCTET}\.){{3}}{_OCTET}(?::[0-9]{{2,5}})?(?![0-9a-z])(?!\.[0-9])"
+    rf"(?<![0-9a-z.])(?:{_OCTET}\.){{3}}{_OCTET}(?::[0-9]{{2,5}})?(?![0-9a-z])(?!\.[0-9])(?!\s?版本)"
     rf"|(?<![0-9a-z.])(?<![0-9][点。·])(?=[0-9]{{2}})(?:{_OCTET}(?:[点。·]|\[\.\]| \. )){{3}}{_OCTET}(?![0-9a-z点])(?![。·][0-9])"
 )
 VERSION_BEFORE = re.compile(r"(?:版本号?|version|ver|v|固件|系统|chrome/?|安卓|os|内核|驱动)[\s.:]{0,2}$")
@@ -59,6 +59,7 @@ ORDER_THEN_CUE = re.compile(
 )
 ORDER_OF_CARRIER = re.compile(r"(?<![0-9a-z])(?:(?:sf|yt|jt|zto|sto|jd[a-z]{0,2})[0-9]{12,15})(?![0-9a-z])")
 ID_CARD = re.compile(rf"(?<![0-9a-z])[1-9](?:{_S}[0-9]){{16}}{_S}[0-9x](?![0-9a-z])")
+ID_CARD_SHAPE = re.compile("[1-9][0-9]{17}")
 ID_CARD_CUED = re.compile(
     r"身份证(?:号码?|件号)?(?:[^\w<]|是|为){0,4}(?P<id>[0-9]{14}(?:[0-9]{3}[0-9x]|[0-9]))(?![0-9a-z])"
 )
@@ -71,7 +72,9 @@ BANK_CARD_CUED = re.compile(
     rf"(?:卡号|银行卡|账户|账号|帐号|[工农中建交招]行|邮储|信用社)(?:[^\w<]|是|为|号){{0,4}}(?P<id>(?!{_MOBILE_NUMBER})[0-9](?:[ -]?[0-9]){{14,18}})(?![0-9a-z])"
 )
 # With any marks between the digits, where only the checksum tells a card from a row of prices.
-BANK_CARD_SPREAD = re.compile(rf"[卡账帐户]号?(?:[^\w<]|[是为上里填]){{0,4}}(?P<id>[3-6](?:{_MARK}{{0,3}}[0-9]){{14,18}})(?![0-9a-z])")
+BANK_CARD_SPREAD = re.compile(
+    rf"[卡账帐户]号?(?:[^\w<]|[是为上里填]){{0,4}}(?P<id>[3-6](?:{_MARK}{{0,3}}[0-9]){{14,18}})(?![0-9a-z])"
+)
 MOBILE = re.compile(rf"(?<![0-9])(?:\(?(?:\+?86|0086)\)?[\s-]?)?(?P<n>1{_S}[3-9](?:{_S}[0-9]){{9}})(?![0-9])")
 # Several numbers written as one, which no longer looks like any of them.
 MOBILES_GLUED = re.compile(r"(?<![0-9])(?:1[3-9][0-9]{9}){2,8}(?![0-9])")

@@ -67,7 +67,11 @@ def address_start(text: str, match: re.Match[str]) -> int | None:
     low_number = number is None or int(number.group()) <= 31
     if match.group("road") and low_number and not located and start == 0:
         return None
-    if match.group("flat") and (not (start or city or _REGION.search(name)) or name[-1] in _NOT_AN_ESTATE or _DATE.fullmatch(match.group("flat"))):
+    if match.group("flat") and (
+        not (start or city or _REGION.search(name))
+        or name[-1] in _NOT_AN_ESTATE
+        or _DATE.fullmatch(match.group("flat"))
+    ):
         return None
     if match.group("estate") and not (located or start or match.group("block")):
         return None

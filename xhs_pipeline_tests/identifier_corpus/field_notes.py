@@ -10,6 +10,7 @@ from typing import Any
 
 import field_ordinary
 import field_second
+import field_third
 import field_values as make
 
 KEYS: dict[str, tuple[str, Callable[[random.Random], tuple[str, str]]]] = {
@@ -455,6 +456,7 @@ Texts = dict[str, str]
 SETS: dict[str, tuple[int, tuple[str, ...], Texts]] = {
     "field notes": (771, FRAMES, field_ordinary.TEXTS),
     "second look": (4056, (field_second.FRAMES,), field_second.TEXTS),
+    "third look": (9127, (field_third.FRAMES,), field_third.TEXTS),
 }
 
 

@@ -43,7 +43,9 @@ def landline(rng: Rng) -> tuple[str, str]:
     number = digits(rng, 8, "23456788")
     if rng.random() < 0.2:
         tail = digits(rng, 7)
-        return rng.choice([f"400-{tail[:3]}-{tail[3:]}", f"400{tail}", f"4 0 0 {tail}", f"400 {tail[:4]} {tail[4:]}"]), "400"
+        return rng.choice(
+            [f"400-{tail[:3]}-{tail[3:]}", f"400{tail}", f"4 0 0 {tail}", f"400 {tail[:4]} {tail[4:]}"]
+        ), "400"
     plain = rng.choice([f"{area}-{number}", f"{area}{number}", f"({area}){number}", f"{area} {number}", f"{area}－{number}",
                         f"{area}-{number}转{digits(rng, 3, '678')}", f"{area}~{number}", f"+86-{area[1:]}-{number}"])  # fmt: skip
     if rng.random() < 0.25:
@@ -55,8 +57,20 @@ def landline(rng: Rng) -> tuple[str, str]:
 def wechat(rng: Rng) -> tuple[str, str]:
     if rng.random() < 0.25:
         return hidden(rng, values.mobile_number(rng))
-    name = rng.choice(["mengmeng", "Coco", "zhuzhu", "sunny", "amy", "tutu", "huahua", "Lucky", "dxy", "xhs", "hzs", "mumu", "nini"])
-    tail = rng.choice([digits(rng, 4), digits(rng, 6), "_" + digits(rng, 3), "-" + digits(rng, 4), "8866", "1314", "0o0" + digits(rng, 2)])
+    name = rng.choice(
+        ["mengmeng", "Coco", "zhuzhu", "sunny", "amy", "tutu", "huahua", "Lucky", "dxy", "xhs", "hzs", "mumu", "nini"]
+    )
+    tail = rng.choice(
+        [
+            digits(rng, 4),
+            digits(rng, 6),
+            "_" + digits(rng, 3),
+            "-" + digits(rng, 4),
+            "8866",
+            "1314",
+            "0o0" + digits(rng, 2),
+        ]
+    )
     name += tail if len(name + tail) >= 6 else tail + digits(rng, 3)
     style = rng.random()
     if style < 0.55:
@@ -82,14 +96,19 @@ def qq(rng: Rng) -> tuple[str, str]:
 
 
 def email(rng: Rng) -> tuple[str, str]:
-    local = rng.choice(["99999" + digits(rng, 5), "sunny_" + digits(rng, 4), "li.mo" + digits(rng, 2), "xiaoyu-work", "hr2024"])
+    local = rng.choice(
+        ["99999" + digits(rng, 5), "sunny_" + digits(rng, 4), "li.mo" + digits(rng, 2), "xiaoyu-work", "hr2024"]
+    )
     host = rng.choice(["qq", "163", "126", "gmail", "foxmail", "outlook", "sina", "icloud", "yeah"])
     top = {"yeah": "net"}.get(host, "com")
     style = rng.random()
     if style < 0.5:
         return f"{local}@{host}.{top}", "plain"
     if style < 0.6:
-        return f"{local}@{rng.choice(['example.edu.cn', 'vip.example.com', 'stu.example.edu.cn', 'my-shop.example.cn'])}", "plain"
+        return (
+            f"{local}@{rng.choice(['example.edu.cn', 'vip.example.com', 'stu.example.edu.cn', 'my-shop.example.cn'])}",
+            "plain",
+        )
     return rng.choice([
         f"{local}小老鼠{host}.{top}", f"{local}@{host}点{top}", f"{local} 艾特 {host} 点 {top}", f"{local}＠{host}．{top}", f"{local}@{host}。{top}",
         f"{local}(at){host}.{top}", f"{local} at {host}.{top}", f"{local}@{host} . {top}", f"{local}#{host}.{top}", f"{local}@{host.upper()}.{top.upper()}",
@@ -118,7 +137,9 @@ def bank_card(rng: Rng) -> tuple[str, str]:
     number = _plain(rng, values.bank_card)
     style = rng.random()
     if style < 0.35:
-        return rng.choice([" ", " ", "-", "  ", "."]).join(number[i : i + 4] for i in range(0, len(number), 4)), "grouped"
+        return rng.choice([" ", " ", "-", "  ", "."]).join(
+            number[i : i + 4] for i in range(0, len(number), 4)
+        ), "grouped"
     if style < 0.4:
         return number[:8] + "\n" + number[8:], "line break"
     return hidden(rng, number, 0.4)
@@ -126,7 +147,13 @@ def bank_card(rng: Rng) -> tuple[str, str]:
 
 def ip(rng: Rng) -> tuple[str, str]:
     if rng.random() < 0.1:
-        return rng.choice([f"2001:db8::{digits(rng, 2, '123')}", f"2001:0db8:85a3::8a2e:37{digits(rng, 1)}:7334", "2001:db8:0:1:1:1:1:1"]), "v6"
+        return rng.choice(
+            [
+                f"2001:db8::{digits(rng, 2, '123')}",
+                f"2001:0db8:85a3::8a2e:37{digits(rng, 1)}:7334",
+                "2001:db8:0:1:1:1:1:1",
+            ]
+        ), "v6"
     number = rng.choice(["192.0.2.", "198.51.100.", "203.0.113.", "192.168.31.", "10.0.0."]) + str(rng.randint(1, 254))
     style = rng.random()
     if style < 0.65:
@@ -150,8 +177,34 @@ def plate(rng: Rng) -> tuple[str, str]:
 
 
 def address(rng: Rng) -> tuple[str, str]:
-    city = rng.choice(["杭州市西湖区", "上海市静安区", "成都市武侯区", "广东省深圳市南山区", "长沙岳麓区", "北京市朝阳区", "武汉洪山区", "", "", "苏州工业园区"])
-    road = rng.choice(["栖云路", "望溪大道", "青梧巷", "南屏东路", "听松街", "翠微中路", "金桂北街", "白鹭二路", "柳荫胡同", "云栖新村"])
+    city = rng.choice(
+        [
+            "杭州市西湖区",
+            "上海市静安区",
+            "成都市武侯区",
+            "广东省深圳市南山区",
+            "长沙岳麓区",
+            "北京市朝阳区",
+            "武汉洪山区",
+            "",
+            "",
+            "苏州工业园区",
+        ]
+    )
+    road = rng.choice(
+        [
+            "栖云路",
+            "望溪大道",
+            "青梧巷",
+            "南屏东路",
+            "听松街",
+            "翠微中路",
+            "金桂北街",
+            "白鹭二路",
+            "柳荫胡同",
+            "云栖新村",
+        ]
+    )
     estate = rng.choice(["星河湾", "碧水花园", "锦绣家园", "阳光里", "龙湖时代", "橘子公寓", "万和城", "丽景苑"])
     n = rng.randint(2, 188)
     room = rng.choice([f"{rng.randint(1, 20)}栋{rng.randint(1, 30)}0{rng.randint(1, 6)}", f"{rng.randint(1, 20)}号楼{rng.randint(1, 4)}单元{rng.randint(2, 30)}0{rng.randint(1, 4)}室",
