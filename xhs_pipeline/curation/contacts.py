@@ -12,7 +12,7 @@ EMOJI = "\u2190-\u21ff\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001fa
 NUMERAL = "〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖"
 _MARK = r"(?:[^\w<\n]|_)"
 # Between a cue and its account: marks, emoji, blanks and the few words people put there. `<` would be a placeholder.
-_GAP = r"(?:[^\w<]|_|号码?|账号|帐号|id(?!_)|是|为|同号?|搜索?|加|我|联系|私聊?|详聊|细聊|咨询|了解|具体|添加|请|客服|老师|➕|\[[^\[\]<>\s]{1,8}\]){0,8}?"
+_GAP = r"(?:[^\w<]|_|号码?|账号|帐号|id(?!_)|是|为|同号?|搜索?|加|我|联系|私聊?|详聊|细聊|咨询|了解|具体|添加|请|客服|老师|在这里?|备注|来意|搜[一1]搜|如下|[吧呗呀啊哦哈嘛啦]|➕|\[[^\[\]<>\s]{1,8}\]){0,8}?"
 # What follows a plain number when it is an amount, not an account.
 NOT_AMOUNT = r"(?![0-9a-z%])(?!\s?[-~到至]\s?[0-9])(?!\s?[元块圆钱万千亿人粉个天年月日次张件米克斤条份套字])"
 
@@ -22,41 +22,43 @@ _A = "[a-z0-9_-]"
 _N = f"[{NUMERAL}]"
 # 5 to 20 letters, digits, - and _; or with Chinese numerals for some digits; or with a mark between each two; or in pieces.
 _ID = (
-    rf"(?P<id>[a-z]{_A}{{0,19}}(?:{_N}{{1,6}}{_A}{{1,12}}){{1,6}}{_N}{{0,4}}|[a-z]{_A}{{1,19}}{_N}{{2,8}}"
-    rf"|[a-z0-9]{_A}{{0,11}}(?:[{EMOJI}]{{1,2}}{_A}{{1,12}}){{1,3}}(?!\s?[{EMOJI}]{{1,2}}{_A})|[a-z0-9]{_A}{{4,19}}"
+    rf"(?P<id>(?!(?:wx|vx|qq|id|me|to|is|or) )[a-z]{_A}{{1,4}} (?:(?=[a-z_-]{{1,9}}[0-9])[a-z_-]{_A}{{2,12}}|[0-9]{{3,6}}{NOT_AMOUNT})"
+    rf"|[a-z]{_A}{{0,19}}(?:{_N}{{1,6}}{_A}{{1,12}}){{1,6}}{_N}{{0,4}}|[a-z]{_A}{{1,19}}{_N}{{2,8}}"
+    rf"|[a-z0-9]{_A}{{0,11}}(?:[{EMOJI}·]{{1,2}}{_A}{{1,12}}){{1,3}}(?!\s?[{EMOJI}]{{1,2}}{_A})|[a-z0-9]{_A}{{4,19}}"
     rf"|[a-z0-9](?P<mark>{_MARK}){_A}(?:(?P=mark){_A}){{4,19}})(?!{_A})"
 )
 _MIXED = r"(?=[a-z0-9_-]{0,18}[0-9])(?=[0-9_-]{0,18}[a-z])[a-z0-9][a-z0-9_-]{5,19}"
 _MIXED_ID = rf"(?P<id>{_MIXED})(?![a-z0-9_-])"
 _SPREAD = rf"[0-9](?P<sep>{_MARK}{{1,3}})[0-9](?:(?P=sep)[0-9]){{%s}}"
 _PIECES = rf"[0-9]{{2,5}}(?:[{EMOJI}]{{1,2}}[0-9]{{1,5}}){{1,4}}"
-_MOBILE_GROUPS = r"1[3-9][0-9](?P<dash>[ .·-])[0-9]{4}(?P=dash)[0-9]{4}"
+_MOBILE_GROUPS = rf"1[3-9][0-9](?P<dash>{_MARK}{{1,3}})[0-9]{{4}}(?P=dash)[0-9]{{4}}"
 _MOBILE_NUMBER = "1[3-9][0-9]{9}(?![0-9])"
 
 # --- WeChat --------------------------------------------------------------------------------------------------------------
 _ADD = "[加佳家嘉伽枷十+➕✚✛]"
-_WEI = "微嶶覹薇威徽维溦葳崴胃喂魏围危韦唯畏巍卫蔚煨隈"
+_WEI = "微嶶覹薇威徽维溦葳崴胃喂魏围危韦唯畏巍卫蔚煨隈徵"
 _XIN = "信芯心星欣昕新馨鑫"
 _V = r"(?<![a-z0-9@码])v"
 _M = r"[\s.·*_~/|-]{0,2}"
+_OF_WECHAT = r"\s?(?:这个|的)?(?:微信|v信|vx|薇)"
 PLAIN_WECHAT = re.compile(
-    rf"[+加]?(?:微{_M}信|微x|(?<![a-z0-9])(?:weixin|wechat|[wv]{_M}x(?!id_)|v{_M}信)|微号?|v号?)(?:号|同号)?|[+加我扫找]+(?:v|微)?"
+    rf"[+加]?(?:微{_M}信|微x|(?<![a-z0-9])(?:weixin|wechat|wei{_M}信|weix(?!i)|[wv](?:x|{_M}x(?![a-z]))(?!id_)|v{_M}信)|微号?|v号?)(?:号|同号)?|[+加我扫找]+(?:v|微)?"
 )
 _PLAIN_CUE = (
-    rf"\+?加?个?微{_M}信|微x|\+?加?(?<![a-z0-9@])(?:weixin|wechat|[wv]{_M}x(?!id_))|[加+我扫找]v|[加+]微|{_V}{_M}信|微号|(?<!不)加我"
+    rf"\+?加?个?微{_M}信|微x|\+?加?(?<![a-z0-9@])(?<![款批货编型]号)(?:weixin|wechat|wei{_M}信|weix(?!i)|[wv](?:x|{_M}x(?![a-z]))(?!id_))|[加+我扫找]v|[加+]微|{_V}{_M}信|微号|(?<![a-z0-9@])vv(?=\s?[:号➡→👉])|微(?=\s?[:👉➡→])|(?<!不)加我"
     rf"|{_V}号?(?=[\s:+，,👉➡→是搜-])"
 )
 _HOMOPHONE_CUE = (
     rf"{_ADD}?(?:[{_WEI[1:]}](?:{_M}[{_XIN}]|x(?![a-z]))|微{_M}[{_XIN[1:]}])号?|{_ADD}(?:[{_WEI[1:]}]|(?<=[^+加])[微v])号?"
     rf"|(?:[{_WEI}]|(?<![a-z0-9])vx?)[{HEART}{PLUS}]{{1,3}}号?|[{PLUS}](?:vx?|微)|{_ADD}[{HEART}]|[{HEART}]号"
-    rf"|🛰号?|绿泡泡?|绿色软件|小绿书?|绿信|[葳崴溦薇嶶]号?|[薇威喂维葳]加"
+    rf"|🛰号?|绿泡泡?|绿标|绿色(?:软件|app)|小绿书?|绿信|[葳崴溦薇嶶]号?|[薇威喂维葳]加"
 )
-_WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微|{_V}"
+_WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微|{_V}我?"
 WECHAT = (
     (re.compile(rf"(?P<cue>{_HOMOPHONE_CUE})(?P<gap>{_GAP}){_ID}"), True),
     (re.compile(rf"(?P<cue>{_PLAIN_CUE})(?P<gap>{_GAP}){_ID}"), False),
     (re.compile(rf"(?P<cue>微)(?P<gap>(?:[^\w<]|[号是搜加]|我|具体|了解|细聊){{0,6}}){_MIXED_ID}"), False),
-    (re.compile(rf"(?P<cue>{_V})(?P<gap>(?:[^\w<]|[号是搜]){{1,4}}|(?=[0-9])){_MIXED_ID}"), False),
+    (re.compile(rf"(?P<cue>{_V})(?P<gap>(?:[^\w<]|[号是搜我]){{1,4}}|(?=[0-9])){_MIXED_ID}"), False),
     (
         re.compile(
             rf"(?P<cue>[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维])(?P<gap>(?:[^\w<]|[号是搜]){{0,4}}){_ID}"
@@ -64,24 +66,27 @@ WECHAT = (
         True,
     ),
     (re.compile(rf"(?P<cue>加[v微薇威])(?P<gap>[\u4e00-\u9fff]{{1,4}}:\s?){_MIXED_ID}"), False),
+    (re.compile(rf"(?P<cue>[加搜找])(?P<gap>[^\w<]?){_ID}(?={_OF_WECHAT})"), False),
+    (re.compile(rf"(?P<cue>{_V}我)(?P<gap>[^\w<]{{0,2}}){_ID}"), False),
     (re.compile(r"(?P<cue>)(?P<gap>)(?<![a-z0-9@])(?P<id>wxid_[a-z0-9]{10,16})(?![a-z0-9])"), False),
 )
 WEAK_CUE = WECHAT[4][0]
 # Digits only, disguised as anything: 薇：一三八..., v 1 3 8 ...
 WECHAT_NUMBER = re.compile(
     rf"(?:(?P<cue>{_HOMOPHONE_CUE}|{_PLAIN_CUE})(?P<gap>{_GAP})|(?P<weak>{_WEAK})(?:[^\w<]|[号是搜]){{0,4}}?(?=[0-9]{{8}}|1{_MARK}{{0,2}}[3-9](?:{_MARK}{{0,2}}[0-9]){{9}})"
-    rf"|(?<![0-9a-z])[加+➕][^\w<]?(?=[0-9]{{8}})(?!{_MOBILE_NUMBER}))"
+    rf"|[加搜找][^\w<]?(?={_MOBILE_NUMBER}{_OF_WECHAT})|(?<![0-9a-z])[加+➕][^\w<]?(?=[0-9]{{8}})(?!{_MOBILE_NUMBER}))"
     rf"(?P<id>[0-9]{{6,12}}|{_SPREAD % '4,10'}|{_PIECES}|{_MOBILE_GROUPS}){NOT_AMOUNT}"
 )
 
 # --- QQ ------------------------------------------------------------------------------------------------------------------
-_QQ_ID = rf"(?:(?P<id>[0-9]{{2,6}}(?: [0-9]{{2,6}}){{1,3}}(?! ?[0-9])|[0-9]{{5,12}}|{_SPREAD % '3,10'}|{_PIECES}){NOT_AMOUNT}|(?P<handle>{_MIXED})(?![a-z0-9_-]))"
-_QQ_LONG = rf"(?P<id>[0-9]{{7,12}}|{_SPREAD % '5,10'}|{_PIECES}){NOT_AMOUNT}"
+_BARRED = r"[0-9]{3}(?P<bar>[|/_~*·-])[0-9]{4}(?P=bar)[0-9]{1,4}"
+_QQ_ID = rf"(?:(?P<id>[0-9]{{2,6}}(?: [0-9]{{2,6}}){{1,3}}(?! ?[0-9])|[0-9]{{5,12}}|{_SPREAD % '3,10'}|{_PIECES}|{_BARRED}){NOT_AMOUNT}|(?P<handle>{_MIXED})(?![a-z0-9_-]))"
+_QQ_LONG = rf"(?P<id>[0-9]{{7,12}}|{_SPREAD % '5,10'}|{_PIECES}|{_BARRED}){NOT_AMOUNT}"
 _QIU = "扣抠叩寇蔻口秋球丘邱求"
 _CROWD = "群裙峮"
 QQ = (
-    (re.compile(rf"(?:[{_QIU}]{{2}}|企鹅|🐧|q{{3,4}})(?:[{_CROWD}]|君羊)?(?:号码?)?{_GAP}{_QQ_ID}"), True),
-    (re.compile(rf"(?:(?<![a-z0-9])v?q{_M}q|[加+]q(?!q)|(?<![a-z0-9])q(?=\s?[:号群]))(?:交流|粉丝)?群?(?:号码?)?{_GAP}{_QQ_ID}"), False),
+    (re.compile(rf"(?:[{_QIU}]{{2}}|企鹅|🐧|q{{3,4}}|(?<![a-z])(?:qiu ?qiu|kou ?kou))(?:[{_CROWD}]|君羊)?(?:号码?)?{_GAP}{_QQ_ID}"), True),
+    (re.compile(rf"(?:(?<![a-z0-9])(?<![款批货编型]号)v?q{_M}q|[加+]q(?!q)|(?<![a-z0-9])q(?=\s?[:号群]))(?:交流|粉丝|小|大)?群?(?:号码?)?{_GAP}{_QQ_ID}"), False),
     (re.compile(rf"(?:[扣抠叩寇蔻秋][{_CROWD}]?|裙|峮|君羊|(?<![a-z])qun)[号加]?{_GAP}{_QQ_LONG}"), True),
     (re.compile(rf"(?<![a-z0-9@码])q{_GAP}{_QQ_LONG}"), False),
     (re.compile(rf"群(?:号码?)?{_GAP}(?P<id>[0-9]{{6,11}}|{_SPREAD % '4,9'}|{_PIECES}){NOT_AMOUNT}"), False),
@@ -107,7 +112,12 @@ CONTACT_NUMBER = re.compile(
     rf"(?:联系|咨询)(?:(?!电话|手机|热线|号码|座机)[\u4e00-\u9fff]){{0,3}}[:\s]{{0,2}}(?!0|400|{_MOBILE_NUMBER})(?P<id>[0-9]{{7,11}}){NOT_AMOUNT}"
 )
 MENTION = re.compile(
-    r"(?<![a-z0-9])@(?![0-9_.:-]*(?![\w.-]))(?!所有人|全体|不(?:出来|到|了|上)|一下|[了到过完])(?=[\w])[\w·.-]{1,24}"
+    r"(?<![a-z0-9])@(?![0-9_.:-]*(?![\w.-]))(?!所有人|全体|全员|不(?:出来|到|了|上)|一下|[了到过完的]|没(?:反应|人|用)|就[行好]|出来|不动|下[你我他])"
+    # 我, 你对象, 三个好友, 家长: whom one calls, not what they are called.
+    r"(?!(?:[我你您他她它谁咱](?:们|家)?|对方|本人)(?:一下|[了就来在呢呀哦吧啊吗嘛啦也都]|(?![\w·.-])))"
+    r"(?![我你他她](?:的|家)?(?:对象|闺蜜|朋友|姐妹|兄弟|老公|老婆|男友|女友|妈|爸|哥)|[0-9一二两三四五六七八九十几]+[个位名])"
+    r"(?!(?:me|好友|老师|班主任|领导|客服|群主|家长|同事|同学|朋友|闺蜜|对象|老公|老婆|室友|队友|管理员)们?了?(?![\w·.-]))"
+    r"(?=[\w])(?:(?!的(?:分享|推荐|笔记|教程|视频|图片|链接|方法|配方|作品))[\w·.-]){1,24}"
 )
 
 # A cheap sign that there may be an account: five letters or digits, or single ones with marks or numerals between.

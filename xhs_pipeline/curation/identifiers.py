@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from xhs_pipeline.curation import contacts, places
 from xhs_pipeline.curation import patterns as p
+from xhs_pipeline.curation.checksums import id_card_is_valid, luhn_is_valid
 from xhs_pipeline.curation.shadow import Shadow, cast
 
 TYPES = (
@@ -142,6 +143,8 @@ def _orders(shadow: Shadow) -> Iterator[Found]:
         return
     for pattern in (p.ORDER, p.ORDER_THEN_CUE):
         for match in pattern.finditer(shadow.digits):
+            if pattern is p.ORDER_THEN_CUE and p.ID_CARD_SHAPE.fullmatch(match["id"]) and id_card_is_valid(match["id"]):
+                continue
             yield *match.span("id"), _typed("订单号", _changed(shadow, *match.span("id")))
     for match in p.ORDER_OF_CARRIER.finditer(shadow.plain):
         yield *match.span(), _typed("订单号", _changed(shadow, *match.span()))
@@ -151,8 +154,8 @@ def _cards(shadow: Shadow) -> Iterator[Found]:
     if shadow.most_digits < 14:
         return
     for pattern, name, valid in (
-        (p.ID_CARD, "身份证号", p.id_card_is_valid),
-        (p.BANK_CARD, "银行卡号", p.luhn_is_valid),
+        (p.ID_CARD, "身份证号", id_card_is_valid),
+        (p.BANK_CARD, "银行卡号", luhn_is_valid),
     ):
         for match in pattern.finditer(shadow.digits):
             ends = [match.end()]
@@ -165,6 +168,10 @@ def _cards(shadow: Shadow) -> Iterator[Found]:
     for pattern, name in ((p.ID_CARD_CUED, "身份证号"), (p.BANK_CARD_CUED, "银行卡号")):
         for match in pattern.finditer(shadow.digits):
             yield *match.span("id"), _typed(name, _changed(shadow, *match.span("id")))
+
+    for match in p.BANK_CARD_SPREAD.finditer(shadow.digits):
+        if luhn_is_valid(p.strip_separators(match.group("id"))):
+            yield *match.span("id"), _typed("银行卡号", _changed(shadow, *match.span("id")))
 
 
 def _accounts(shadow: Shadow) -> Iterator[Found]:

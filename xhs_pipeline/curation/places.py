@@ -4,20 +4,22 @@ import re
 
 _CJK = "\u4e00-\u9fff"
 PLATE = re.compile(
-    "(?<![全最崭翻焕上])[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][a-hj-np-z](?:[ ·.•-]?)"
+    "(?<![全最崭翻焕上])[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼] ?[a-hj-np-z](?:[ ·.•-]?)"
     "(?P<tail>[a-hj-np-z0-9]{4}[a-hj-np-z0-9挂学警港澳]|[a-k][a-hj-np-z0-9][0-9]{4}|[0-9]{5}[a-k])(?![0-9a-z])(?![元块万千])"
 )
-_NUMBER = "0-9一二三四五六七八九十百"
+_NUMBER = "0-9零〇一二三四五六七八九十百"
 _ESTATE = "大厦|广场|小区|花园|公寓|家园|新村|中心|大楼|新城|国际|庄园|雅苑|雅居|华庭|[苑城府村园湾庭轩阁邸]"
 _ROOM = r"[0-9a-z一二三四五六七八九十]{1,5}\s?(?:号楼|单元|栋|幢|座|层|楼|室|号|房|户)"
 # Rooms after a house or an estate: 3栋2单元501室, 12号楼2906, 9-3-1106, D座6层, -1203.
 _UNITS = rf"(?:\s?{_ROOM}){{1,5}}(?:\s?[0-9]{{3,4}}(?![0-9元块]))?|\s?[0-9a-z]{{1,3}}(?:-[0-9]{{1,5}}){{1,3}}(?![0-9])|\s?[-#][0-9]{{1,5}}"
 # The end of an address; where it begins is looked for backwards from here by address_start.
 ADDRESS = re.compile(
-    rf"(?:(?P<road>路|大街|街|大道|道|巷|胡同|弄|里)(?:[东西南北中]段?|[{_NUMBER}]段)?\s?[{_NUMBER}]{{1,5}}(?:[-之][0-9]{{1,4}})?(?:号(?!线|楼)|弄)"
-    rf"(?:[0-9]{{1,4}}[号弄](?!线|楼))?(?P<building>院|[{_CJK}]{{2,8}}?(?:{_ESTATE})(?={_UNITS}))?(?P<rest>{_UNITS})?"
+    rf"(?:(?P<road>路|大街|街|大道|道|巷|胡同|弄|里|新村)(?:[东西南北中]段?|[{_NUMBER}]段)?\s?[{_NUMBER}]{{1,5}}(?:[-之][0-9]{{1,4}})?(?:号(?!线|楼)|弄)"
+    rf"(?:[0-9]{{1,4}}[号弄](?!线|楼))?(?P<building>院|[{_CJK}]{{2,8}}?(?:(?:{_ESTATE})(?={_UNITS})|(?=[0-9a-z]{{1,3}}(?:栋|幢|号楼|座)[0-9])))?(?P<rest>{_UNITS})?"
     rf"|(?P<estate>{_ESTATE})(?P<block>[0-9a-z]{{1,4}}(?:栋|幢|号楼|座)|[0-9]{{1,3}}-[0-9]{{1,2}}(?=-)|[0-9]{{3,4}}室)"
-    rf"(?P<more>{_UNITS}|(?<=楼|栋|幢|座)[0-9]{{3,4}}(?![0-9元块]))?)"
+    rf"(?P<more>{_UNITS}|(?<=楼|栋|幢|座)[0-9]{{3,4}}(?![0-9元块]))?"
+    # A block and a room, or block, entrance and room in figures, of an estate named like anything.
+    rf"|(?<=[{_CJK}]{{2}})(?P<flat>[a-h]座[0-9]{{3,4}}室|[0-9]{{1,3}}(?:栋|幢|号楼)(?:[0-9]{{1,2}}单元)?[0-9]{{3,4}}室?|[0-9]{{1,3}}-[0-9]{{1,2}}-[0-9]{{3,4}})(?![0-9元块-]))"
 )
 _CITIES = (
     "北京 天津 上海 重庆 河北 山西 内蒙古 辽宁 吉林 黑龙江 江苏 浙江 安徽 福建 江西 山东 河南 湖北 湖南 广东 广西 海南 四川 贵州 云南 西藏 陕西 甘肃 青海 宁夏"
@@ -33,6 +35,8 @@ _WORDS_BEFORE = "地址|地点|位置|收货|收件|导航|坐标|自提|集合�
 _LEADS_IN = re.compile(rf"(?:{_WORDS_BEFORE}|[在于住到址去是往店的了寄来从:])(?=.{{2}})")
 _REGION = re.compile(r"[省市区县州旗镇乡盟]")
 _NOT_A_ROAD = set("逛上走半一条思套迷带公铁线电马退出的赶同跑扫网过问这那哪领")
+_DATE = re.compile("[0-3]?[0-9]-[01]?[0-9]-(?:19|20)[0-9]{2}")
+_NOT_AN_ESTATE = set("码号期日货架次")
 _REACH = 32
 
 
@@ -62,6 +66,12 @@ def address_start(text: str, match: re.Match[str]) -> int | None:
     number = re.search(r"[0-9]+", match.group())
     low_number = number is None or int(number.group()) <= 31
     if match.group("road") and low_number and not located and start == 0:
+        return None
+    if match.group("flat") and (
+        not (start or city or _REGION.search(name))
+        or name[-1] in _NOT_AN_ESTATE
+        or _DATE.fullmatch(match.group("flat"))
+    ):
         return None
     if match.group("estate") and not (located or start or match.group("block")):
         return None

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from xhs_pipeline.curation.checksums import id_card_is_valid, luhn_is_valid
 from xhs_pipeline.curation.text import to_simplified
 
 CHINESE_DIGITS = str.maketrans("〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖", "00111222233445566778899")
@@ -23,7 +24,7 @@ _NO_DIGIT = "丂"
 
 
 # Not letters of a word anyone writes here, but drawn like the v and x of a cue.
-_DRAWN_LIKE = {"∨": "v", "ѵ": "v", "ν": "v", "х": "x", "χ": "x"}
+_DRAWN_LIKE = {"∨": "v", "ѵ": "v", "ν": "v", "х": "x", "χ": "x", "丨": "|"}
 # Stand for another character in a disguise (徵信 is drawn like 微信), and would become an innocent word.
 _STAYS_TRADITIONAL = "徵"
 
@@ -61,6 +62,39 @@ class _Fold(dict[str, str]):
 _FOLD = _Fold()
 
 
+# One number over two lines, or with the app's own pictures ([爱心R]) between its parts.
+_BREAK = r"(?:\s?\n\s?|\[[\u4e00-\u9fff]{1,6}r?\])"
+_BREAKS = re.compile(_BREAK)
+_A_BREAK = re.compile(rf"[0-9{_NUMERAL[1:-1]}]{_BREAK}[0-9{_NUMERAL[1:-1]}]")
+_BROKEN = re.compile(rf"(?<![0-9a-z.,-])[0-9]{{1,17}}(?:{_BREAK}[0-9]{{1,17}}){{1,3}}x?(?![0-9a-z.,元块-])")
+_CARD_BEFORE = re.compile(r"[卡账帐户]号?[^\w\n]{0,3}$")
+_QQ_BEFORE = re.compile(r"(?:qq|[扣抠企鹅🐧群球秋口q])号?[^\w\n]{0,3}$")
+_MOBILE = re.compile("1[3-9][0-9]{9}")
+
+
+def _is_one_number(match: re.Match[str]) -> bool:
+    """Whether the pieces are one number: in the groups of a mobile number, with the checksum of a card, or an account's two ends.
+
+    Two lines with a whole number each stay two, and so do rows of prices.
+    """
+    pieces = _BREAKS.split(match.group())
+    number = "".join(pieces)
+    lines = "\n" in match.group()
+    if lines and len(pieces) > 2:
+        return False
+    if _MOBILE.fullmatch(number):
+        return tuple(map(len, pieces)) in {(3, 8), (4, 7), (7, 4), (3, 4, 4)}
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    if any(map(_MOBILE.fullmatch, pieces)) and not _CARD_BEFORE.search(before):
+        return False
+    if len(number) == 18 and id_card_is_valid(number):
+        return True
+    if number[0] in "3456" and number.isdigit() and luhn_is_valid(number):
+        return True
+    account = number.isdigit() and 8 <= len(number) <= 11 and len(pieces[0]) in (3, 4)
+    return account and bool(_QQ_BEFORE.search(before))
+
+
 @dataclass(frozen=True)
 class Shadow:
     """`plain`: folded text. `digits`: the same, same length, with Chinese numerals and o, l, i among digits as digits.
@@ -95,6 +129,8 @@ def cast(text: str) -> Shadow:
     starts = None
     if not _UNEVEN.isdisjoint(text):
         starts = [index for index, part in enumerate(parts) for _ in part]
+    if _A_BREAK.search(plain):
+        plain, starts = _joined(plain, starts)
     digits = plain
     if _LONG_NUMBER.search(digits):
         digits = _BESIDE_A_NUMBER.sub(_keep_words, digits)
@@ -102,6 +138,21 @@ def cast(text: str) -> Shadow:
     if _LETTER_BY_DIGIT.search(digits):
         digits = _LETTERS_AMONG_DIGITS.sub(lambda match: match.group().translate(_LETTER_DIGITS), digits)
     return Shadow(text, plain, digits, starts)
+
+
+def _joined(plain: str, starts: list[int] | None) -> tuple[str, list[int] | None]:
+    """`plain` without the breaks inside numbers, and its `starts`."""
+    cuts = {
+        index
+        for number in _BROKEN.finditer(plain.translate(CHINESE_DIGITS))
+        if _is_one_number(number)
+        for gap in _BREAKS.finditer(plain, *number.span())
+        for index in range(*gap.span())
+    }
+    if not cuts:
+        return plain, starts
+    kept = [index for index in range(len(plain)) if index not in cuts]
+    return "".join(plain[index] for index in kept), kept if starts is None else [starts[index] for index in kept]
 
 
 def _keep_words(match: re.Match[str]) -> str:
