@@ -87,6 +87,7 @@ def run(
         if engine == "llamafactory":
             more = [f"{name}={value}" for name, value in ({"model_name_or_path": model} | words).items()]
         else:
+            words["dataloader_num_workers"] = "0"  # as the others; its default is 1
             more = [word for name, value in ({"model": model} | words).items() for word in (f"--{name}", value)]
         python = trainers / engine / "bin" / "python"
         command = [str(python), str(DRIVER), engine, "train", str(splits), str(out / "result.json"), *more]
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--posts", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--grouped", action="store_true", help="the others batch records of like length too")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
@@ -118,16 +120,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = prepare(Path(temporary), arguments.device, arguments.posts)
         batch = place[2]["batch_size"] * place[2]["accumulation"]
-        rates: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+        rates: dict[str, list[float]] = {engine: [] for engine in arguments.engines}
         peaks: dict[str, float] = {}
         for repeat in range(arguments.repeats):
-            for engine in ENGINES:
+            for engine in arguments.engines:
                 found = run(engine, arguments.steps, place, arguments.trainers, arguments.grouped)
                 rates[engine].append(arguments.steps * batch / found[f"train_{clock}_seconds"])
                 peaks[engine] = max(peaks.get(engine, 0.0), found["peak_mb"])
                 print(f"repeat {repeat + 1}: {engine} {rates[engine][-1]:.1f} samples per {clock} second", flush=True)
     print(f"\n| engine | samples per {clock} s | ours is | peak MB |\n|---|---|---|---|")
-    for engine in ENGINES:
+    for engine in arguments.engines:
         ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates[engine], strict=True))
         print(f"| {engine} | {statistics.median(rates[engine]):.1f} | {ratio:.2f}x | {peaks[engine]:,.0f} |")
 
