@@ -280,6 +280,8 @@ def _table(post: Post) -> pa.Table:
         "title": post.title,
         "body": post.body,
         "images": [],
+        "ocr_text": None,
+        "qr_codes": None,
         "category": "诈骗",
         "verdict": "remove",
     }

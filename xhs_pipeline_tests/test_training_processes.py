@@ -14,6 +14,7 @@ import pytest
 from xhs_pipeline.training.launch import launch
 from xhs_pipeline.training.stages import train_adapter
 from xhs_pipeline_tests.small import PLAIN
+from xhs_pipeline_tests.test_worker import alive
 
 TWO = PLAIN.model_copy(update={"num_processes": 2})
 STAGES = """
@@ -39,19 +40,6 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_stages.py").write_text(STAGES, encoding="utf-8")
     root = str(Path(__file__).resolve().parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), root]))
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return not stat.parent.parent.is_dir() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("pack_length", [0, 4096], ids=["padded", "packed"])
