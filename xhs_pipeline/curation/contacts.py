@@ -17,6 +17,9 @@ _GAP = r"(?:[^\w<]|_|号码?|账号|帐号|id(?!_)|是|为|同号?|搜索?|加|�
 # object that a code could be (微信发, 微信用, 微信的), and a plain number after them has to be long.
 _SMALL = "了咯喽哟呢么滴伐噻嘞咧哩欸诶好吧呗呀啊哦哈嘛啦就也都还这那叫改换变成更新一下找戳看来去快速直接您你俺侬哒捏呐步号码是为同搜加我请"
 _WIDE = rf"(?:[^\w<]|_|[{_SMALL}]|1下|的话|可以|有需要|想要|要的|发[你给]|在这){{1,6}}?"
+# Or any five characters, where a cue is unmistakable and what follows can hardly be anything else; not those that speak of a file, a
+# version, a payment, a product, an amount or another line (微信下载, 微信红包, wx系列, 微信或电话).
+_OPEN = r"(?:(?![版载装封图片码包付众序程用发有在了里卖买价元转收共电话手打拨热列像数戏款肤编频])[\u4e00-\u9fff]){1,5}[^\w<]{0,2}"
 # What follows a plain number when it is an amount, not an account.
 NOT_AMOUNT = r"(?![0-9a-z%])(?!\s?[-~到至]\s?[0-9])(?!\s?[元块圆钱万千亿人粉个天年月日次张件米克斤条份套字])"
 
@@ -72,6 +75,12 @@ WECHAT = (
     (re.compile(rf"(?P<cue>加[v微薇威])(?P<gap>[\u4e00-\u9fff]{{1,4}}:\s?){_MIXED_ID}"), False),
     (re.compile(rf"(?P<cue>[加搜找])(?P<gap>[^\w<]?){_ID}(?={_OF_WECHAT})"), False),
     (re.compile(rf"(?P<cue>{_V}我)(?P<gap>[^\w<]{{0,2}}){_ID}"), False),
+    (
+        re.compile(
+            rf"(?P<cue>微信|微我|{_V}信|(?<![a-z0-9@])[wv]x)(?P<gap>{_OPEN})(?P<id>[a-z]{{3,12}}[_-]?[0-9]{{3,8}})(?![a-z0-9_-])"
+        ),
+        False,
+    ),
     (re.compile(r"(?P<cue>)(?P<gap>)(?<![a-z0-9@])(?P<id>wxid_[a-z0-9]{10,16})(?![a-z0-9])"), False),
 )
 WEAK_CUE = WECHAT[4][0]
@@ -83,7 +92,7 @@ WECHAT_NUMBER = re.compile(
 )
 # With small words between, only what can be dialled: a step count or an amount has other lengths.
 WECHAT_MOBILE = re.compile(
-    rf"(?P<cue>{_HOMOPHONE_CUE}|{_PLAIN_CUE}){_WIDE}(?P<id>{_MOBILE_NUMBER}|{_MOBILE_GROUPS}){NOT_AMOUNT}"
+    rf"(?P<cue>{_HOMOPHONE_CUE}|{_PLAIN_CUE})(?:{_WIDE}|{_OPEN})(?P<id>{_MOBILE_NUMBER}|{_MOBILE_GROUPS}){NOT_AMOUNT}"
 )
 
 # --- QQ ------------------------------------------------------------------------------------------------------------------
@@ -98,6 +107,7 @@ QQ = (
     (re.compile(rf"(?:[扣抠叩寇蔻秋][{_CROWD}]?|裙|峮|君羊|(?<![a-z])qun)[号加]?{_GAP}{_QQ_LONG}"), True),
     (re.compile(rf"(?<![a-z0-9@码])q{_GAP}{_QQ_LONG}"), False),
     (re.compile(rf"(?:(?<![a-z0-9@码])q{{1,2}}|[扣抠蔻]{{2}}|企鹅|🐧)群?{_WIDE}{_QQ_LONG}"), False),
+    (re.compile(rf"(?:(?<![a-z0-9@码])q{{1,2}}|[扣抠蔻]{{2}}|企鹅|🐧|加群){_OPEN}(?P<id>(?!20[0-9]{{2}}[01][0-9])[1-9][0-9]{{7,9}}){NOT_AMOUNT}"), False),
     (re.compile(rf"群(?:号码?)?{_GAP}(?P<id>[0-9]{{6,11}}|{_SPREAD % '4,9'}|{_PIECES}){NOT_AMOUNT}"), False),
 )  # fmt: skip
 
