@@ -77,7 +77,15 @@ def field() -> dict[str, Scores]:
 
 
 # Too few to tell a slip from a gap, or open to argument: identifier_corpus/README.md.
-BELOW_THE_BAR = {("second look", "QQ号"), ("second look", "用户名"), ("third look", "用户名"), ("third look", "IP地址")}
+BELOW_THE_BAR = {
+    ("second look", "QQ号"),
+    ("second look", "用户名"),
+    ("third look", "用户名"),
+    ("third look", "IP地址"),
+    ("fourth look", "QQ号"),
+    ("fourth look", "用户名"),
+    ("fourth look", "IP地址"),
+}
 
 
 @pytest.mark.parametrize("name", list(field_notes.SETS))

@@ -13,6 +13,13 @@ NUMERAL = "〇零一壹幺二贰两俩三叁四肆五伍六陆七柒八捌九玖
 _MARK = r"(?:[^\w<\n]|_)"
 # Between a cue and its account: marks, emoji, blanks and the few words people put there. `<` would be a placeholder.
 _GAP = r"(?:[^\w<]|_|号码?|账号|帐号|id(?!_)|是|为|同号?|搜索?|加|我|联系|私聊?|详聊|细聊|咨询|了解|具体|添加|请|客服|老师|在这里?|备注|来意|搜[一1]搜|如下|[吧呗呀啊哦哈嘛啦]|➕|\[[^\[\]<>\s]{1,8}\]){0,8}?"
+# A few such small words in any order (微信换成, 加个v呗, 微信搜一下), which end a phrase or turn to what follows. None of them takes an
+# object that a code could be (微信发, 微信用, 微信的), and a plain number after them has to be long.
+_SMALL = "了咯喽哟呢么滴伐噻嘞咧哩欸诶好吧呗呀啊哦哈嘛啦就也都还这那叫改换变成更新一下找戳看来去快速直接您你俺侬哒捏呐步号码是为同搜加我请"
+_WIDE = rf"(?:[^\w<]|_|[{_SMALL}]|1下|的话|可以|有需要|想要|要的|发[你给]|在这){{1,6}}?"
+# Or any five characters, where a cue is unmistakable and what follows can hardly be anything else; not those that speak of a file, a
+# version, a payment, a product, an amount or another line (微信下载, 微信红包, wx系列, 微信或电话).
+_OPEN = r"(?:(?![版载装封图片码包付众序程用发有在了里卖买价元转收共电话手打拨热列像数戏款肤编频])[\u4e00-\u9fff]){1,5}[^\w<]{0,2}"
 # What follows a plain number when it is an amount, not an account.
 NOT_AMOUNT = r"(?![0-9a-z%])(?!\s?[-~到至]\s?[0-9])(?!\s?[元块圆钱万千亿人粉个天年月日次张件米克斤条份套字])"
 
@@ -45,29 +52,35 @@ PLAIN_WECHAT = re.compile(
     rf"[+加]?(?:微{_M}信|微x|(?<![a-z0-9])(?:weixin|wechat|wei{_M}信|weix(?!i)|[wv](?:x|{_M}x(?![a-z]))(?!id_)|v{_M}信)|微号?|v号?)(?:号|同号)?|[+加我扫找]+(?:v|微)?"
 )
 _PLAIN_CUE = (
-    rf"\+?加?个?微{_M}信|微x|\+?加?(?<![a-z0-9@])(?<![款批货编型]号)(?:weixin|wechat|wei{_M}信|weix(?!i)|[wv](?:x|{_M}x(?![a-z]))(?!id_))|[加+我扫找]v|[加+]微|{_V}{_M}信|微号|(?<![a-z0-9@])vv(?=\s?[:号➡→👉])|微(?=\s?[:👉➡→])|(?<!不)加我"
-    rf"|{_V}号?(?=[\s:+，,👉➡→是搜-])"
+    rf"\+?加?个?微{_M}信|微x|\+?加?(?<![a-z0-9@])(?<![款批货编型]号)(?:weixin|wechat|wei{_M}信|weix(?!i)|[wv](?:x|{_M}x(?![a-z]))(?!id_))|[加+我扫找]v|[加扫找](?:一?个|一?下)v(?![a-z0-9])|[加+]微|(?:微电?|{_V}电?|电微)(?=同[号步])|{_V}{_M}信|微号|(?<![a-z0-9@])vv(?=\s?[:号➡→👉])|微(?=\s?[:👉➡→])|(?<!不)加我"
+    rf"|{_V}号?(?=[\s:+，,👉➡→是搜(【\[-])"
 )
 _HOMOPHONE_CUE = (
     rf"{_ADD}?(?:[{_WEI[1:]}](?:{_M}[{_XIN}]|x(?![a-z]))|微{_M}[{_XIN[1:]}])号?|{_ADD}(?:[{_WEI[1:]}]|(?<=[^+加])[微v])号?"
     rf"|(?:[{_WEI}]|(?<![a-z0-9])vx?)[{HEART}{PLUS}]{{1,3}}号?|[{PLUS}](?:vx?|微)|{_ADD}[{HEART}]|[{HEART}]号"
     rf"|🛰号?|绿泡泡?|绿标|绿色(?:软件|app)|小绿书?|绿信|[葳崴溦薇嶶]号?|[薇威喂维葳]加"
 )
-_WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微|{_V}我?"
+_WEAK = rf"[{HEART}{PLUS}]|(?<![权示扬耐夏挪诺发])威|(?<![投饲])喂|(?<!安)徽|[魏维](?!他)|微我?|{_V}我?"
 WECHAT = (
-    (re.compile(rf"(?P<cue>{_HOMOPHONE_CUE})(?P<gap>{_GAP}){_ID}"), True),
-    (re.compile(rf"(?P<cue>{_PLAIN_CUE})(?P<gap>{_GAP}){_ID}"), False),
+    (re.compile(rf"(?P<cue>{_HOMOPHONE_CUE})(?P<gap>{_GAP}|{_WIDE}){_ID}"), True),
+    (re.compile(rf"(?P<cue>{_PLAIN_CUE})(?P<gap>{_GAP}|{_WIDE}){_ID}"), False),
     (re.compile(rf"(?P<cue>微)(?P<gap>(?:[^\w<]|[号是搜加]|我|具体|了解|细聊){{0,6}}){_MIXED_ID}"), False),
     (re.compile(rf"(?P<cue>{_V})(?P<gap>(?:[^\w<]|[号是搜我]){{1,4}}|(?=[0-9])){_MIXED_ID}"), False),
     (
         re.compile(
-            rf"(?P<cue>[{HEART}{PLUS}]|(?<![权示扬耐夏挪发])威|(?<![投饲])喂|(?<!安)徽|[魏维])(?P<gap>(?:[^\w<]|[号是搜]){{0,4}}){_ID}"
+            rf"(?P<cue>[{HEART}{PLUS}]|(?<![权示扬耐夏挪诺发])威|(?<![投饲])喂|(?<!安)徽|[魏维])(?P<gap>(?:[^\w<]|[号是搜]){{0,4}}){_ID}"
         ),
         True,
     ),
     (re.compile(rf"(?P<cue>加[v微薇威])(?P<gap>[\u4e00-\u9fff]{{1,4}}:\s?){_MIXED_ID}"), False),
     (re.compile(rf"(?P<cue>[加搜找])(?P<gap>[^\w<]?){_ID}(?={_OF_WECHAT})"), False),
     (re.compile(rf"(?P<cue>{_V}我)(?P<gap>[^\w<]{{0,2}}){_ID}"), False),
+    (
+        re.compile(
+            rf"(?P<cue>微信|微我|{_V}信|(?<![a-z0-9@])[wv]x)(?P<gap>{_OPEN})(?P<id>[a-z]{{3,12}}[_-]?[0-9]{{3,8}})(?![a-z0-9_-])"
+        ),
+        False,
+    ),
     (re.compile(r"(?P<cue>)(?P<gap>)(?<![a-z0-9@])(?P<id>wxid_[a-z0-9]{10,16})(?![a-z0-9])"), False),
 )
 WEAK_CUE = WECHAT[4][0]
@@ -77,9 +90,13 @@ WECHAT_NUMBER = re.compile(
     rf"|[加搜找][^\w<]?(?={_MOBILE_NUMBER}{_OF_WECHAT})|(?<![0-9a-z])[加+➕][^\w<]?(?=[0-9]{{8}})(?!{_MOBILE_NUMBER}))"
     rf"(?P<id>[0-9]{{6,12}}|{_SPREAD % '4,10'}|{_PIECES}|{_MOBILE_GROUPS}){NOT_AMOUNT}"
 )
+# With small words between, only what can be dialled: a step count or an amount has other lengths.
+WECHAT_MOBILE = re.compile(
+    rf"(?P<cue>{_HOMOPHONE_CUE}|{_PLAIN_CUE})(?:{_WIDE}|{_OPEN})(?P<id>{_MOBILE_NUMBER}|{_MOBILE_GROUPS}){NOT_AMOUNT}"
+)
 
 # --- QQ ------------------------------------------------------------------------------------------------------------------
-_BARRED = r"[0-9]{3}(?P<bar>[|/_~*·-])[0-9]{4}(?P=bar)[0-9]{1,4}"
+_BARRED = r"[0-9]{3}(?P<bar>[|/_~*·.。-]| {2,3})[0-9]{4}(?P=bar)[0-9]{1,4}"
 _QQ_ID = rf"(?:(?P<id>[0-9]{{2,6}}(?: [0-9]{{2,6}}){{1,3}}(?! ?[0-9])|[0-9]{{5,12}}|{_SPREAD % '3,10'}|{_PIECES}|{_BARRED}){NOT_AMOUNT}|(?P<handle>{_MIXED})(?![a-z0-9_-]))"
 _QQ_LONG = rf"(?P<id>[0-9]{{7,12}}|{_SPREAD % '5,10'}|{_PIECES}|{_BARRED}){NOT_AMOUNT}"
 _QIU = "扣抠叩寇蔻口秋球丘邱求"
@@ -89,6 +106,8 @@ QQ = (
     (re.compile(rf"(?:(?<![a-z0-9])(?<![款批货编型]号)v?q{_M}q|[加+]q(?!q)|(?<![a-z0-9])q(?=\s?[:号群]))(?:交流|粉丝|小|大)?群?(?:号码?)?{_GAP}{_QQ_ID}"), False),
     (re.compile(rf"(?:[扣抠叩寇蔻秋][{_CROWD}]?|裙|峮|君羊|(?<![a-z])qun)[号加]?{_GAP}{_QQ_LONG}"), True),
     (re.compile(rf"(?<![a-z0-9@码])q{_GAP}{_QQ_LONG}"), False),
+    (re.compile(rf"(?:(?<![a-z0-9@码])q{{1,2}}|[扣抠蔻]{{2}}|企鹅|🐧)群?{_WIDE}{_QQ_LONG}"), False),
+    (re.compile(rf"(?:(?<![a-z0-9@码])q{{1,2}}|[扣抠蔻]{{2}}|企鹅|🐧|加群){_OPEN}(?P<id>(?!20[0-9]{{2}}[01][0-9])[1-9][0-9]{{7,9}}){NOT_AMOUNT}"), False),
     (re.compile(rf"群(?:号码?)?{_GAP}(?P<id>[0-9]{{6,11}}|{_SPREAD % '4,9'}|{_PIECES}){NOT_AMOUNT}"), False),
 )  # fmt: skip
 
@@ -113,6 +132,7 @@ CONTACT_NUMBER = re.compile(
 )
 MENTION = re.compile(
     r"(?<![a-z0-9])@(?![0-9_.:-]*(?![\w.-]))(?!所有人|全体|全员|不(?:出来|到|了|上)|一下|[了到过完的]|没(?:反应|人|用)|就[行好]|出来|不动|下[你我他])"
+    r"(?!(?:官方|平台|商家|卖家)(?:[出快来给管赶看]|(?![\w·.-])))"
     # 我, 你对象, 三个好友, 家长: whom one calls, not what they are called.
     r"(?!(?:[我你您他她它谁咱](?:们|家)?|对方|本人)(?:一下|[了就来在呢呀哦吧啊吗嘛啦也都]|(?![\w·.-])))"
     r"(?![我你他她](?:的|家)?(?:对象|闺蜜|朋友|姐妹|兄弟|老公|老婆|男友|女友|妈|爸|哥)|[0-9一二两三四五六七八九十几]+[个位名])"
@@ -126,8 +146,8 @@ ACCOUNT_SIGN = re.compile(
 )
 
 _COMMON_WORDS = re.compile(
-    r"wechat|weixin|official|android|windows|moments|business|channels?|macos|version|voucher|please|hello|group|world"
-    r"|(?:iphone|ipad|huawei|mate|oppo|vivo|xiaomi|redmi|note|galaxy|switch|size|style|type|spf)[0-9a-z]*"
+    r"wechat|weixin|official|android|windows|moments|business|channels?|macos|voucher|please|hello|group|world"
+    r"|(?:version|iphone|ipad|macbook|wifi|gpt|huawei|mate|oppo|vivo|xiaomi|redmi|note|galaxy|switch|size|style|type|spf)[0-9a-z]*"
 )
 _PINYIN = re.compile(
     r"(?:(?:zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw])(?:iang|iong|uang|ang|eng|ing|ong|ian|iao|uai|uan|an|en|in|un|ai|ei|ao|ou|ia|ie|iu|uo"

@@ -190,6 +190,8 @@ def _accounts(shadow: Shadow) -> Iterator[Found]:
         if contacts.looks_like_number(match.group("id")):
             cue = match.group("cue") or match.group("weak") or match.group()[0]
             yield _account(shadow, match, "id", "微信号", not contacts.PLAIN_WECHAT.fullmatch(cue))
+    for match in contacts.WECHAT_MOBILE.finditer(shadow.digits) if shadow.most_digits >= 11 else ():
+        yield _account(shadow, match, "id", "微信号", not contacts.PLAIN_WECHAT.fullmatch(match.group("cue")))
     for pattern, homophone in contacts.WECHAT:
         for match in pattern.finditer(shadow.plain):
             if contacts.looks_like_account(match) and not shadow.plain.startswith(_EMOTE_ENDS, match.end("id")):

@@ -91,7 +91,7 @@ WHOLE_LANDLINE = re.compile(rf"{_AREA}[2-8][0-9]{{6,7}}")
 _CODE_BEFORE = re.compile(
     r"(?:sku|sn|no|货号|型号|编号|编码|条形?码|款号|零件号|件号|批号|证号|期号)[\s.:#]{0,3}$|[=^×]\s?$"
 )
-_PHONE_BEFORE = re.compile(r"(?:电话|手机|联系|致电|热线|拨打|咨询|号码|tel|☎|📞|📱|📲)[^0-9]{0,6}$")
+_PHONE_BEFORE = re.compile(r"(?:电话|手机|联系|致电|热线|拨打|咨询|号码|tel|☎|📞|📱|📲)[^0-9]{0,6}$|[打拨]$")
 _USUAL_GROUPS = {(3, 4, 4), (3, 8), (7, 4), (3, 3, 5), (3, 4, 2, 2), (3, 2, 2, 2, 2), (5, 6), (3, 3, 3, 2)}
 _ONLY_EMOJI = re.compile(f"(?!→)[{EMOJI}]{{1,3}}")
 _MONEY = set("💰💵💴💸¥$€£")

@@ -30,9 +30,10 @@ _CITIES = (
     " 乐山 贵阳 遵义 昆明 大理 丽江 拉萨 西安 咸阳 宝鸡 兰州 西宁 银川 乌鲁木齐"
 )
 _CITY = re.compile("|".join(_CITIES.split()))
-_WORDS_BEFORE = "地址|地点|位置|收货|收件|导航|坐标|自提|集合点?|门店|公司|现住|家住|寄到|寄往|搬到|住在|位于|就在|店在|店开在|直接来|面试"
+_WORDS_BEFORE = "地址[写填]?|地点|位置|收货|收件|导航|坐标|自提|集合点?|门店|公司|现住|家住|寄到|寄往|搬到|住在|位于|就在|店在|店开在|直接来|面试"
 # The last of these before a road's name is where the sentence ends and the address begins.
 _LEADS_IN = re.compile(rf"(?:{_WORDS_BEFORE}|[在于住到址去是往店的了寄来从:])(?=.{{2}})")
+_LED_BY_COLON = re.compile(rf"(?:{_WORDS_BEFORE})点?:\s?$")
 _REGION = re.compile(r"[省市区县州旗镇乡盟]")
 _NOT_A_ROAD = set("逛上走半一条思套迷带公铁线电马退出的赶同跑扫网过问这那哪领")
 _DATE = re.compile("[0-3]?[0-9]-[01]?[0-9]-(?:19|20)[0-9]{2}")
@@ -65,7 +66,8 @@ def address_start(text: str, match: re.Match[str]) -> int | None:
         return None
     number = re.search(r"[0-9]+", match.group())
     low_number = number is None or int(number.group()) <= 31
-    if match.group("road") and low_number and not located and start == 0:
+    led = start or _LED_BY_COLON.search(text[low : match.start() - len(before)])
+    if match.group("road") and low_number and not located and not led:
         return None
     if match.group("flat") and (
         not (start or city or _REGION.search(name))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import field_fourth
 import field_ordinary
 import field_second
 import field_third
@@ -457,6 +458,7 @@ SETS: dict[str, tuple[int, tuple[str, ...], Texts]] = {
     "field notes": (771, FRAMES, field_ordinary.TEXTS),
     "second look": (4056, (field_second.FRAMES,), field_second.TEXTS),
     "third look": (9127, (field_third.FRAMES,), field_third.TEXTS),
+    "fourth look": (3307, (field_fourth.FRAMES,), field_fourth.TEXTS),
 }
 
 
