@@ -120,6 +120,7 @@ def test_short_texts_one_edit_apart_are_found() -> None:
 
 
 def distance(a: str, b: str) -> int:
+    """Levenshtein distance."""
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
         before, row[0] = row[0], i

@@ -15,6 +15,7 @@ from xhs_pipeline.curation.images import ImageRejected, clean_image
 from xhs_pipeline.curation.text import matching_form, normalise
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.schema import RAW_POSTS
+from xhs_pipeline.posts.source_yaml import OUR_COLUMNS
 from xhs_pipeline.posts.sources import Tally, load_source, read_week
 from xhs_pipeline_tests import fuzz
 
@@ -28,18 +29,6 @@ json_value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | surrogates_too,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
     max_leaves=6,
-)
-FIELDS = (
-    "post_id",
-    "title",
-    "body",
-    "images",
-    "created_at",
-    "verdict",
-    "category",
-    "rationale",
-    "label_source",
-    "author",
 )
 HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8X", b"\0\0\0 ftypavif", b"")
 
@@ -90,7 +79,7 @@ def test_any_bytes_are_a_clean_image_or_a_reason(head: bytes, rest: bytes) -> No
 
 
 @bounded
-@given(rows=st.lists(st.dictionaries(st.sampled_from(FIELDS), json_value), min_size=1, max_size=6))
+@given(rows=st.lists(st.dictionaries(st.sampled_from(OUR_COLUMNS), json_value), min_size=1, max_size=6))
 def test_any_json_is_a_post_a_quarantined_row_or_of_another_week(
     tmp_path_factory: Any, rows: list[dict[str, Any]]
 ) -> None:

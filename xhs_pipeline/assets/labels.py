@@ -91,16 +91,11 @@ def label_issues(
 
 def _to_review(artifact: Artifact, files: list[Any]) -> dg.MarkdownMetadataValue:
     """The worst issues, each with the start of its text and its nearest neighbour."""
-    import pyarrow.compute as pc
-
-    worst = pq.read_table(artifact.file("label_issues.parquet")).slice(0, SHOWN_ISSUES)
-    texts: dict[str, str] = {}
-    for file in files:
-        posts = pq.read_table(file, columns=["post_id", "title", "body"])
-        named = posts.filter(pc.is_in(posts["post_id"], value_set=worst["post_id"].combine_chunks())).to_pylist()
-        texts |= {row["post_id"]: f"{row['title'] or ''} {row['body'] or ''}" for row in named}
+    worst = pq.read_table(artifact.file("label_issues.parquet")).slice(0, SHOWN_ISSUES).to_pylist()
+    posts = shown.posts_of(files, {issue["post_id"] for issue in worst}, ["title", "body"])
+    texts = {post_id: f"{post['title'] or ''} {post['body'] or ''}" for post_id, post in posts.items()}
     rows = []
-    for issue in worst.to_pylist():
+    for issue in worst:
         nearest = (issue["neighbours"] or [{"post_id": "", "category": ""}])[0]
         rows.append(
             [

@@ -62,6 +62,26 @@ def join(ordered: Entries, earlier: Iterable[tuple[Entries, int]], limit: int) -
 
 
 @numba.njit(cache=True)
+def seek(keys: Any, place: Any, key: Any) -> Any:
+    """The first place from `place` on whose key is not below `key`."""
+    while place < len(keys) and keys[place] < key:
+        place += 1
+    return place
+
+
+@numba.njit(cache=True)
+def enter(earlier: Any, place: Any, key: Any, members: Any) -> Any:
+    """Write what earlier weeks hold in the bucket of `key` to `members`; returns the bucket's place and how many they are."""
+    keys, starts, before = earlier
+    place, held = seek(keys, place, key), 0
+    if place < len(keys) and keys[place] == key:
+        for index in range(starts[place], starts[place + 1]):
+            members[held] = before[index]
+            held += 1
+    return place, held
+
+
+@numba.njit(cache=True)
 def _scan(keys: Any, slots: Any, shift: Any, entries: Any, start: Any, limit: Any, held: Any, buckets: Any, members: Any) -> Any:  # fmt: skip
     hits = 0
     for index in range(start, len(entries)):
@@ -69,8 +89,7 @@ def _scan(keys: Any, slots: Any, shift: Any, entries: Any, start: Any, limit: An
         place = slots[key >> shift]
         if place < 0:
             continue
-        while place < len(keys) and keys[place] < key:
-            place += 1
+        place = seek(keys, place, key)
         if place < len(keys) and keys[place] == key and held[place] < limit:
             if hits == len(buckets):
                 return index, hits

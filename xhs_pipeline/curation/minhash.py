@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xhs_pipeline.curation.buckets import NOBODY, Earlier, Entries, root, sort_by_key
+from xhs_pipeline.curation.buckets import NOBODY, Earlier, Entries, enter, root, seek, sort_by_key
 from xhs_pipeline.curation.grams import Texts, jaccard, read_grams
 
 BANDS, ROWS = 24, 6
@@ -164,8 +164,7 @@ def _beyond(ordered: Any, earlier: Any, following: Any, entries: Any) -> Any:
         key = entry >> np.uint64(32)
         if key != last:
             held, last = 0, key
-            while place < len(keys) and keys[place] < key:
-                place += 1
+            place = seek(keys, place, key)
             if place < len(keys) and keys[place] == key:
                 held = starts[place + 1] - starts[place]
         if held < REPRESENTATIVES:
@@ -181,7 +180,6 @@ def _beyond(ordered: Any, earlier: Any, following: Any, entries: Any) -> Any:
 def _link(ordered: Any, earlier: Any, corpus: Any, table: Any, threshold: Any, forest: Any, found: Any) -> Any:
     """Compare within buckets; returns the pairs found so far."""
     parent, lefts, rights, similarities, refused = forest
-    keys, starts, before = earlier
     shift = np.uint64(64 - REFUSED_BITS)
     members = np.empty(REPRESENTATIVES, np.int64)
     held = place = 0
@@ -189,13 +187,8 @@ def _link(ordered: Any, earlier: Any, corpus: Any, table: Any, threshold: Any, f
     for entry in ordered:
         text, key = np.int64(np.uint32(entry)), entry >> np.uint64(32)
         if key != last:
-            held, last = 0, key
-            while place < len(keys) and keys[place] < key:
-                place += 1
-            if place < len(keys) and keys[place] == key:
-                for index in range(starts[place], starts[place + 1]):
-                    members[held] = before[index]
-                    held += 1
+            last = key
+            place, held = enter(earlier, place, key, members)
         for index in range(held):
             other = members[index]
             a, b = root(parent, text), root(parent, other)

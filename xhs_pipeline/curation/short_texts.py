@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from xhs_pipeline.curation.buckets import NOBODY, Earlier, Entries, root, sort_by_key
+from xhs_pipeline.curation.buckets import NOBODY, Earlier, Entries, enter, root, sort_by_key
 from xhs_pipeline.curation.grams import Texts, code_points
 from xhs_pipeline.curation.minhash import REPRESENTATIVES, Forest, Pairs
 
@@ -150,20 +150,14 @@ def _variants(corpus: Any, part: Any, parts: Any, entries: Any) -> Any:
 @numba.njit(cache=True)
 def _link_variants(ordered: Any, earlier: Any, corpus: Any, forest: Any, found: Any) -> Any:
     parent, lefts, rights, similarities, _ = forest
-    keys, starts, before = earlier
     members = np.empty(REPRESENTATIVES, np.int64)
     held = place = 0
     last = np.uint64(0xFFFFFFFFFFFFFFFF)
     for entry in ordered:
         text, key = np.int64(np.uint32(entry)), entry >> np.uint64(32)
         if key != last:
-            held, last = 0, key
-            while place < len(keys) and keys[place] < key:
-                place += 1
-            if place < len(keys) and keys[place] == key:
-                for index in range(starts[place], starts[place + 1]):
-                    members[held] = before[index]
-                    held += 1
+            last = key
+            place, held = enter(earlier, place, key, members)
         for index in range(held):
             a, b = root(parent, text), root(parent, members[index])
             if a == b:

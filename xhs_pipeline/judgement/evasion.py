@@ -5,7 +5,6 @@ other posts are in it. A transform that finds nothing to disguise returns the te
 """
 
 import functools
-import hashlib
 import io
 import random
 import unicodedata
@@ -241,9 +240,3 @@ def _to_traditional():  # type: ignore[no-untyped-def]
     import opencc
 
     return opencc.OpenCC("s2t")
-
-
-def suite_digest() -> str:
-    """Hash of the tables and settings, so that reports made with different suites are not compared."""
-    payload = repr((SHARE, RUN, ZERO_WIDTH, SEPARATORS, sorted(CHINESE_NAMES), SPLIT, MARTIAN, EMOJI))
-    return hashlib.sha256(payload.encode()).hexdigest()[:16]

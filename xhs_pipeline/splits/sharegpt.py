@@ -95,10 +95,11 @@ def write_splits(
     weighed_down = balanced.kept & set(suspected) if profile.label_issues == "down_weight" else set()
     weights = dict.fromkeys(weighed_down, profile.label_issue_weight)
     write_table(work / "quarantine.parquet", QUARANTINE, [left_out(excluded.values())])
+    illustrated = _illustrated(files)
     counts: dict[str, Any] = {}
     for name in SPLITS:
         chosen = {p for p, s in split.items() if s == name and (s != "train" or p in balanced.kept)}
-        rows = _interleaved(files, chosen)
+        rows = _interleaved(files, chosen, illustrated)
         counts[name] = write_table(
             work / f"{name}.parquet",
             SHAREGPT,
@@ -143,8 +144,18 @@ def _brought_back(conflicts_file: Path, outcomes: pa.Table) -> dict[str, str]:
     return {post_id: latest[set_of[post_id]] for post_id in appealed if post_id in set_of}
 
 
-def _interleaved(files: Sequence[Path], chosen: set[str]) -> Iterator[pa.RecordBatch]:
-    """The chosen posts, with and without images evenly mixed.
+def _illustrated(files: Sequence[Path]) -> set[str]:
+    """The ids of the posts that have images, without reading an image."""
+    posts = (pq.ParquetFile(file).read(columns=["post_id", "images.list.element.path"]) for file in files)
+    return {
+        post_id
+        for table in posts
+        for post_id in table.filter(pc.greater(pc.list_value_length(table["images"]), 0))["post_id"].to_pylist()
+    }
+
+
+def _interleaved(files: Sequence[Path], chosen: set[str], illustrated: set[str]) -> Iterator[pa.RecordBatch]:
+    """The chosen posts, with and without images evenly mixed; `illustrated` are the ids of all that have some.
 
     A loader that guesses the images' type from the first rows fails when none of them has an image.
     """
@@ -158,18 +169,11 @@ def _interleaved(files: Sequence[Path], chosen: set[str]) -> Iterator[pa.RecordB
             rows = batch.filter(keep)
             yield from (rows.slice(i, 1) for i in range(rows.num_rows))
 
-    total = {True: 0, False: 0}
-    sizes = (pq.ParquetFile(file).iter_batches(columns=["post_id", "images"], batch_size=64) for file in files)
-    for batch in (batch for of_file in sizes for batch in of_file):
-        for post_id, size in zip(
-            batch["post_id"].to_pylist(), pc.list_value_length(batch["images"]).to_pylist(), strict=True
-        ):
-            total[size > 0] += post_id in chosen
     pictured, plain = stream(True), stream(False)
-    done = 0
+    done, with_images = 0, len(chosen & illustrated)
     waiting: list[pa.RecordBatch] = []
-    for place in range(total[True] + total[False]):
-        due = -(-(place + 1) * total[True] // (total[True] + total[False]))  # rounded up: the first row has one
+    for place in range(len(chosen)):
+        due = -(-(place + 1) * with_images // len(chosen))  # rounded up: the first row has one
         waiting.append(next(pictured if due > done else plain))
         done = due
         if len(waiting) == 64:

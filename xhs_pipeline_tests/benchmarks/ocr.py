@@ -23,6 +23,7 @@ from PIL import Image
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.images import ImageRejected, clean_image
 from xhs_pipeline_tests.pictures import blank, jpeg, photographed, placed, qr_code, written
+from xhs_pipeline_tests.test_curation_duplicates_texts import distance
 
 LINK = "https://u.wechat.com/MAbCdEfGhIjKlMnOp"
 SIZES = (10, 12, 16, 24, 36, 48)
@@ -46,16 +47,6 @@ def timed(pictures: Sequence[bytes]) -> tuple[list[ocr.ImageText], float, float]
         read.append(ocr.read(picture))
         seconds.append(time.process_time() - started)
     return read, statistics.median(seconds), max(seconds)
-
-
-def distance(left: str, right: str) -> int:
-    """Levenshtein distance."""
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(right, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
 
 
 def text_table(rng: random.Random, pictures: int) -> None:
