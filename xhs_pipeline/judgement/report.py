@@ -126,25 +126,41 @@ def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in out.items() if value is not None}
 
 
-def worst_mistakes(
-    predictions: pd.DataFrame, posts: pa.Table, policy: Policy, limit: int = MAX_EXAMPLES
-) -> list[dict[str, Any]]:
-    """The dearest wrong answers, then the surest: cost of the policy first, then the probability of the wrong category.
+def dearest_mistakes(predictions: pd.DataFrame, policy: Policy, limit: int = MAX_EXAMPLES) -> list[int]:
+    """Rows of at most `limit` wrong answers: cost of the policy first, then the probability of the wrong category.
 
-    `posts` holds the judged posts' title, body and images as the pipeline keeps them: de-identified, images as JPEG.
-    A wrong verdict with the right category counts as a mistake too. Returns at most `limit` rows for `render_html`;
-    only their texts and images are read into Python.
+    A wrong verdict with the right category counts as a mistake too.
     """
     if not len(predictions):
         return []
-    ok = metrics.usable(predictions, policy)
     wrong_verdict = predictions[metrics.VERDICT].to_numpy() != predictions[metrics.TRUE_VERDICT].to_numpy()
     wrong_category = predictions[metrics.CATEGORY].to_numpy() != predictions[metrics.TRUE_CATEGORY].to_numpy()
-    wrong = ~ok | wrong_verdict | wrong_category
-    cost = metrics.costs(predictions, policy)
-    sure = np.nan_to_num(predictions[metrics.category_columns(policy)].to_numpy(dtype=float)).max(axis=1)
+    wrong = ~metrics.usable(predictions, policy) | wrong_verdict | wrong_category
+    cost, sure = metrics.costs(predictions, policy), _surest(predictions, policy)
     order = sorted(np.flatnonzero(wrong), key=lambda i: (-cost[i], -sure[i], str(predictions[metrics.POST_ID].iloc[i])))
-    order = order[:limit]
+    return [int(i) for i in order[:limit]]
+
+
+def _surest(predictions: pd.DataFrame, policy: Policy) -> np.ndarray:
+    return np.nan_to_num(predictions[metrics.category_columns(policy)].to_numpy(dtype=float)).max(axis=1)
+
+
+def worst_mistakes(
+    predictions: pd.DataFrame, posts: pa.Table, policy: Policy, limit: int = MAX_EXAMPLES
+) -> list[dict[str, Any]]:
+    """What `render_html` shows of the `dearest_mistakes`, with their texts and images.
+
+    `posts` holds at least those posts' title, body and images as the pipeline keeps them: de-identified, images as JPEG;
+    only their texts and images are read into Python.
+    """
+    order = dearest_mistakes(predictions, policy, limit)
+    if not order:
+        return []
+    ok, cost, sure = (
+        metrics.usable(predictions, policy),
+        metrics.costs(predictions, policy),
+        _surest(predictions, policy),
+    )
     row_of = {post_id: row for row, post_id in enumerate(posts["post_id"].to_pylist())}
     columns = [name for name in ("title", "body", "images") if name in posts.column_names]
     examples = []

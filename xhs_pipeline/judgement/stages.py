@@ -11,7 +11,8 @@ from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, wri
 from xhs_pipeline.judgement import floors, metrics, report
 from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.gate import GateVerdict
-from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.judgement.judge import Judge
+from xhs_pipeline.judgement.predict import light_table, predict, rows_with_images
 from xhs_pipeline.policy import Policy, load_policy
 
 
@@ -32,9 +33,10 @@ def evaluate_model(
     policy = load_policy()
     light = ["post_id", "title", "body", "verdict", "category", "severity", "label_source"]
     train = pq.read_table(Path(splits) / "train.parquet", columns=light)
-    test = pq.read_table(Path(splits) / "test.parquet").drop_columns(["messages"])
+    test_file = Path(splits) / "test.parquet"
+    test = light_table(test_file)
     log(f"evaluation_report: judging {test.num_rows} test posts")
-    predictions = predict(Judge(Path(model), policy), test, policy, log)
+    predictions = metrics.judged_frame(test, predict(Judge(Path(model), policy), test_file, log), policy)
     floor_frames = {
         floors.MAJORITY: floors.majority_floor(train, test, policy),
         floors.TFIDF: floors.tfidf_floor(train, test, policy, seed),
@@ -48,29 +50,14 @@ def evaluate_model(
             not_compared = str(why)
             log(f"evaluation_report: the model in use cannot judge: {why}")
         else:
-            champion_predictions = predict(rival, test, policy, log)
+            champion_predictions = metrics.judged_frame(test, predict(rival, test_file, log), policy)
     content = report.build_report(predictions, floor_frames, policy, context, champion_predictions, not_compared)
     write_json(Path(out) / "report.json", content)
-    examples = report.worst_mistakes(predictions, test, policy)
+    shown = predictions.iloc[report.dearest_mistakes(predictions, policy)]
+    examples = report.worst_mistakes(shown, rows_with_images(test_file, list(shown[metrics.POST_ID])), policy)
     (Path(out) / "report.html").write_text(report.render_html(content, examples, policy), encoding="utf-8")
     pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), Path(out) / "predictions.parquet")
     return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
-
-
-def predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
-    """The predictions frame (`metrics.judged_frame`) of a model over SHAREGPT rows, in today's policy's terms."""
-    posts = [
-        Post(
-            row["post_id"],
-            row["title"],
-            row["body"],
-            tuple(image["bytes"] for image in row["images"]),
-            row["ocr_text"],
-            row["qr_codes"],
-        )
-        for row in test.select(["post_id", "title", "body", "images", "ocr_text", "qr_codes"]).to_pylist()
-    ]
-    return metrics.judged_frame(test, judge.judge(posts, log), policy)
 
 
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:

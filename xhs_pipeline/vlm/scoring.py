@@ -7,7 +7,7 @@ attention mask), at the rotary position it would have in its own answer. Scores 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.splits.conversation import render_answer
 from xhs_pipeline.vlm.batches import Example, answer_ids, pad
+
+SECONDS_BETWEEN_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -109,33 +111,55 @@ class Judgement:
     temperature: float = 1.0
 
 
+@dataclass
+class Progress:
+    """Says done/total, rate and time left every 10 seconds and at the end; without `total`, which nobody may know, no time left."""
+
+    log: Callable[[str], None] | None = None
+    total: int | None = None
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+    spoken: float = field(default_factory=time.monotonic)
+
+    def add(self, posts: int) -> None:
+        """Count `posts` more as done."""
+        self.done += posts
+        if self.done == self.total or time.monotonic() - self.spoken > SECONDS_BETWEEN_LINES:
+            self.say()
+
+    def say(self) -> None:
+        self.spoken = time.monotonic()
+        rate = self.done / max(self.spoken - self.started, 1e-9)
+        if self.log and self.total is None:
+            self.log(f"judged {self.done} posts, {rate:.1f} posts/s")
+        elif self.log and self.total is not None:
+            left = (self.total - self.done) / max(rate, 1e-9)
+            self.log(f"judged {self.done}/{self.total} posts, {rate:.1f} posts/s, {left:.0f} s left")
+
+
 def judge_examples(
     model: Any,
     processor: Any,
     policy: Policy,
     examples: Sequence[Example],
     batch_size: int,
-    log: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     temperature: float = 1.0,
 ) -> Iterator[Judgement]:
-    """Judge examples in batches of like length, yielding in the order given. Logs done/total, rate and time left.
+    """Judge examples in batches of like length, yielding in the order given; every batch is added to `progress`.
 
     `temperature` is the model's own, fitted on its calibration split; 1 leaves the probabilities as the model gives them.
     """
     tree = answer_tree(processor.tokenizer, policy)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
     scores = np.empty((len(examples), len(tree.answers)))
-    started = spoken = time.monotonic()
     was_training = model.training
     model.eval()
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         scores[chosen] = tree_log_likelihoods(model, processor, tree, [examples[i] for i in chosen])
-        done, now = begin + len(chosen), time.monotonic()
-        if log and (now - spoken > 10 or done == len(order)):
-            rate = done / (now - started)
-            log(f"judged {done}/{len(order)} posts, {rate:.1f} posts/s, {(len(order) - done) / rate:.0f} s left")
-            spoken = now
+        if progress:
+            progress.add(len(chosen))
     model.train(was_training)
     for example, row in zip(examples, scores, strict=True):
         yield _judgement(example.post_id, row, policy, temperature)
