@@ -8,7 +8,7 @@ from typing import Any
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.splits.conversation import prompt_digest, render_prompt, to_messages
 from xhs_pipeline.vlm.batches import Example, Unfit, fit
-from xhs_pipeline.vlm.card import MODEL_CARD, read_card
+from xhs_pipeline.vlm.card import MODEL_CARD, ModelCard, read_card
 from xhs_pipeline.vlm.scoring import Judgement, Progress, judge_examples
 
 # What is held at once: enough posts for batches of like length, whatever the number of posts altogether.
@@ -31,17 +31,17 @@ class Judge:
     """One loaded model that is asked in the words it was trained with; `policy` gives today's costs and limits.
 
     So a model in use can be compared with its successor after the policy's wording has changed: what it answers are the
-    categories it knows (`self.policy`). Raises ValueError when the folder has no moderation.json or a broken one, or when its
+    categories it knows (`self.policy`). A base model has no card of its own and is asked with the `card` given. Raises ValueError when the folder has no moderation.json or a broken one, or when its
     chat template is not the one of the training: its probabilities would mean something else.
     """
 
-    def __init__(self, folder: Path, policy: Policy):
+    def __init__(self, folder: Path, policy: Policy, card: ModelCard | None = None):
         from xhs_pipeline.vlm.base import load_model
         from xhs_pipeline.vlm.batches import quiet_libraries
         from xhs_pipeline.vlm.processor import load_processor
 
         quiet_libraries()
-        card = read_card(folder, policy)
+        card = card or read_card(folder, policy)
         self.profile, self.policy, self.folder = card.profile, card.policy, folder
         self.processor = load_processor(folder, self.profile.min_pixels, self.profile.max_pixels, keep_images=False)
         rendered = prompt_digest(self.policy, self.profile.prompt, self.processor.chat_template)

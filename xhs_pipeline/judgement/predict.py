@@ -14,16 +14,21 @@ from xhs_pipeline.vlm.scoring import Judgement
 READ_ROWS = 64  # at once; a row group of a split has as many
 
 
-def predict(judge: Judge, split: Path, log: Callable[[str], None] | None = None) -> list[Judgement | Unfit]:
-    """What a model says of every row of a split (SHAREGPT parquet), in the order of the file."""
-    total = pq.ParquetFile(split).metadata.num_rows
-    return list(judge.judge(read_posts(split), log, total))
+def predict(
+    judge: Judge, split: Path, log: Callable[[str], None] | None = None, chosen: Collection[str] | None = None
+) -> list[Judgement | Unfit]:
+    """What a model says of every row of a split (SHAREGPT parquet), or of the posts `chosen`, in the order of the file."""
+    total = pq.ParquetFile(split).metadata.num_rows if chosen is None else len(chosen)
+    return list(judge.judge(read_posts(split, chosen), log, total))
 
 
-def read_posts(split: Path) -> Iterator[Post]:
-    """The posts of a split, READ_ROWS of them in memory at once."""
+def read_posts(split: Path, chosen: Collection[str] | None = None) -> Iterator[Post]:
+    """The posts of a split, or those `chosen` by id, READ_ROWS of them in memory at once."""
+    wanted = None if chosen is None else pa.array(list(chosen), pa.string())
     columns = ["post_id", "title", "body", "images.list.element.bytes", "ocr_text", "qr_codes"]
     for batch in _batches(split, columns):
+        if wanted is not None:
+            batch = batch.filter(pc.is_in(batch["post_id"], value_set=wanted))
         for row in batch.to_pylist():
             images = tuple(image["bytes"] for image in row["images"])
             yield Post(row["post_id"], row["title"], row["body"], images, row["ocr_text"], row["qr_codes"])

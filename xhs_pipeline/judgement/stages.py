@@ -8,55 +8,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, write_json
-from xhs_pipeline.judgement import floors, metrics, report
+from xhs_pipeline.judgement import metrics, page, report
+from xhs_pipeline.judgement.calibration import CALIBRATION
 from xhs_pipeline.judgement.champion import Candidate, release
+from xhs_pipeline.judgement.evaluation import Rival, Settings, evaluate
 from xhs_pipeline.judgement.gate import GateVerdict
-from xhs_pipeline.judgement.judge import Judge
-from xhs_pipeline.judgement.predict import light_table, predict, rows_with_images
+from xhs_pipeline.judgement.predict import rows_with_images
 from xhs_pipeline.policy import Policy, load_policy
 
 
 def evaluate_model(
     model: str,
+    base: str,
     splits: str,
-    champion: str | None,
+    champion: dict[str, str | None] | None,
+    settings: dict[str, Any],
     context: dict[str, Any],
-    seed: int,
     out: str,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Judge the test split with the model, the floors and the model in use; write report.json, report.html, predictions.parquet.
+    """Judge a merged model; write report.json, report.html, calibration.json and predictions.parquet into `out`.
 
-    `context` is what `report.build_report` must be told. A champion that cannot judge any more is named in the report and not
-    compared. Returns the key figures.
+    `model`, `base` and `splits` are folders of artefacts; `champion` holds the fields of `evaluation.Rival`, `settings` those of
+    `evaluation.Settings`, `context` is what `report.build_report` must be told. Returns the key figures and the gate's status.
     """
-    policy = load_policy()
-    light = ["post_id", "title", "body", "verdict", "category", "severity", "label_source"]
-    train = pq.read_table(Path(splits) / "train.parquet", columns=light)
-    test_file = Path(splits) / "test.parquet"
-    test = light_table(test_file)
-    log(f"evaluation_report: judging {test.num_rows} test posts")
-    predictions = metrics.judged_frame(test, predict(Judge(Path(model), policy), test_file, log), policy)
-    floor_frames = {
-        floors.MAJORITY: floors.majority_floor(train, test, policy),
-        floors.TFIDF: floors.tfidf_floor(train, test, policy, seed),
-    }
-    champion_predictions, not_compared = None, ""
+    policy, folder, test = load_policy(), Path(out), Path(splits) / "test.parquet"
+    rival = None
     if champion:
-        log("evaluation_report: judging the same posts with the model in use")
-        try:
-            rival = Judge(Path(champion), policy)
-        except ValueError as why:  # its folder is gone or was edited
-            not_compared = str(why)
-            log(f"evaluation_report: the model in use cannot judge: {why}")
-        else:
-            champion_predictions = metrics.judged_frame(test, predict(rival, test_file, log), policy)
-    content = report.build_report(predictions, floor_frames, policy, context, champion_predictions, not_compared)
-    write_json(Path(out) / "report.json", content)
-    shown = predictions.iloc[report.dearest_mistakes(predictions, policy)]
-    examples = report.worst_mistakes(shown, rows_with_images(test_file, list(shown[metrics.POST_ID])), policy)
-    (Path(out) / "report.html").write_text(report.render_html(content, examples, policy), encoding="utf-8")
-    pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), Path(out) / "predictions.parquet")
+        version, path, its_report, trained_on = (champion[name] for name in ("version", "model", "report", "trained_on"))
+        rival = Rival(str(version), Path(str(path)), Path(str(its_report)), Path(trained_on) if trained_on else None)
+    found = evaluate(
+        Path(model), Path(base), Path(splits), rival, policy, Settings(**settings), lambda line: log(f"evaluation_report: {line}")
+    )  # fmt: skip
+    content = report.build_report(found.parts, policy, context)
+    write_json(folder / "report.json", content)
+    write_json(folder / CALIBRATION, found.calibration.as_dict())
+    examples = report.worst_mistakes(found.predictions, test, policy)
+    (folder / "report.html").write_text(page.render_html(content, examples, policy), encoding="utf-8")
+    pq.write_table(pa.Table.from_pandas(found.predictions, preserve_index=False), folder / "predictions.parquet")
     return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
 
 

@@ -303,13 +303,18 @@ def groups_trained_and_tested(trained_on: Path, tested_on: Path) -> int:
     Zero by construction while both are one folder. An older adapter may know the new test after a new seed or new shares, and
     where a later post connected a group of the test split with one that was trained on: founders tell, group_ids change.
     """
-    known = {
-        founder
-        for name in ("train", "validation")
-        for founder in pc.list_flatten(_columns(trained_on / f"{name}.parquet", "founders")["founders"]).to_pylist()
-    }
+    known = founders_trained_on(trained_on)
     tested = _columns(tested_on / "test.parquet", "group_id", "founders").to_pylist()
     return len({row["group_id"] for row in tested if not known.isdisjoint(row["founders"])})
+
+
+def founders_trained_on(splits: Path) -> set[str]:
+    """The founders of every duplicate group that trained a model, or chose its checkpoint, on these splits."""
+    return {
+        founder
+        for name in ("train", "validation")
+        for founder in pc.list_flatten(_columns(splits / f"{name}.parquet", "founders")["founders"]).to_pylist()
+    }
 
 
 def _columns(file: Path, *names: str) -> pa.Table:
