@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, write_json
-from xhs_pipeline.judgement import floors, metrics, report
+from xhs_pipeline.judgement import floors, metrics, page, paired, report
+from xhs_pipeline.judgement.calibration import Calibration
 from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.judge import Judge, Post
@@ -49,10 +50,43 @@ def evaluate_model(
             log(f"evaluation_report: the model in use cannot judge: {why}")
         else:
             champion_predictions = predict(rival, test, policy, log)
-    content = report.build_report(predictions, floor_frames, policy, context, champion_predictions, not_compared)
+    comparison, notes = None, {name: f.attrs["note"] for name, f in floor_frames.items() if f.attrs.get("note")}
+    if champion_predictions is not None:
+        comparison = paired.compare(predictions, champion_predictions, policy, seed)
+    if not_compared:
+        notes["champion"] = not_compared
+    nothing = metrics.figure(None, 0, "not measured")
+    unmoved = {"n": 0, "verdict_changed": nothing, "category_changed": nothing}
+    parts = {
+        "calibration": {"model": Calibration().as_dict(), "champion": Calibration().as_dict() if comparison else None},
+        "figures": {
+            "model": metrics.evaluate(predictions, policy, None, seed),
+            "floors": {name: metrics.evaluate(frame, policy, None, seed) for name, frame in floor_frames.items()},
+            "champion": metrics.evaluate(champion_predictions, policy, None, seed) if comparison else None,
+        },
+        "comparison": comparison,
+        "golden": {"n": 0, "reason": "not measured", "model": None, "champion": None, "comparison": None},
+        "newest_week": {
+            "week": None, "reason": "not measured", "n": 0, "champion": None, "before": None, "model": None, "n_model": 0
+        },
+        "evasion": {
+            "posts": {"violating": 0, "benign": 0},
+            "seed": seed,
+            "transforms": {},
+            "macro_retention": nothing,
+            "worst_retention": nothing,
+            "worst": None,
+            "benign_fpr_change": nothing,
+            "metamorphic": {"unrelated_photo": unmoved, "image_order": unmoved},
+        },
+        "notes": notes,
+    }  # fmt: skip
+    content = report.build_report(parts, policy, {"seen_unknown": "", **context})
     write_json(Path(out) / "report.json", content)
     examples = report.worst_mistakes(predictions, test, policy)
-    (Path(out) / "report.html").write_text(report.render_html(content, examples, policy), encoding="utf-8")
+    regressions = report.worst_regressions(comparison, predictions, test, policy)
+    html = page.render_html(content, examples, policy, regressions)
+    (Path(out) / "report.html").write_text(html, encoding="utf-8")
     pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), Path(out) / "predictions.parquet")
     return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
 
