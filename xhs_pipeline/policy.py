@@ -188,7 +188,9 @@ def _load_policy(path: Path, edited: int) -> Policy:
     )
     gates = raw["gates"] if isinstance(raw["gates"], dict) else {}
     for fault, named in (("lacks", GATES - set(gates)), ("holds unknown", set(gates) - GATES)):
-        _require(not named, path, f"gates {fault} {', '.join(sorted(map(str, named)))}; expected {', '.join(sorted(GATES))}")
+        _require(
+            not named, path, f"gates {fault} {', '.join(sorted(map(str, named)))}; expected {', '.join(sorted(GATES))}"
+        )
     wrong = [f"{k}={v!r}" for k, v in gates.items() if isinstance(v, bool) or not isinstance(v, int | float) or v < 0]
     _require(not wrong, path, f"gates: {', '.join(wrong)}; expected numbers from 0")
     for name in ("full", "short"):

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from xhs_pipeline.judgement import metrics, report
+from xhs_pipeline.judgement import report
+from xhs_pipeline.judgement.page import render_html, thumbnail
+from xhs_pipeline_tests.reports import context, parts
 from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, LURE, POLICY, frame, posts_table
 
 TRUTH = [HARMLESS] * 6 + [FRAUD] * 4 + [LURE] * 4
@@ -20,27 +22,14 @@ MIDDLING = [HARMLESS] * 5 + [FRAUD] + [FRAUD] * 2 + [HARMLESS] * 2 + [LURE] * 4
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def context(**changes):
-    return {
-        "profile": "tiny",
-        "model_version": "a3f9c1d27b60",
-        "base_note": "",
-        "data_versions": {"sharegpt_splits": "77aa88bb99cc"},
-        "champion_version": None,
-        "groups_across_splits": 0,
-        "merge_agreement": metrics.figure(1.0, 14),
-        **changes,
-    }
-
-
 def build(model=MIDDLING, tfidf=BETTER, champion=None, **changes):
     floors = {"majority": frame(TRUTH, [HARMLESS] * 14), "tfidf": frame(TRUTH, tfidf)}
     in_use = frame(TRUTH, champion) if champion else None
-    return report.build_report(frame(TRUTH, model), floors, POLICY, context(**changes), in_use)
+    return report.build_report(parts(frame(TRUTH, model), floors, in_use), POLICY, context(**changes))
 
 
 def page(content, examples=()):
-    return report.render_html(content, list(examples), POLICY)
+    return render_html(content, list(examples), POLICY)
 
 
 def jpeg(side: int = 400) -> bytes:
@@ -143,12 +132,12 @@ def test_the_worst_mistakes_are_the_dearest_and_then_the_surest():
     truth = [HARMLESS, FRAUD, LURE, FRAUD, HARMLESS]
     predictions = frame(truth, [FRAUD, HARMLESS, HARMLESS, None, HARMLESS])
     posts = posts_table(truth, images=[[{"bytes": jpeg(), "path": "a"}], [], [], [], []])
-    found = report.worst_mistakes(predictions, posts, POLICY)
+    found = report.worst_mistakes(predictions, lambda ids: posts, POLICY)
     assert [e["post_id"] for e in found] == ["p1", "p0", "p2", "p3"]
     assert [e["cost"] for e in found] == [50.0, 5.0, 2.0, 0.5]
     assert found[1]["images"] == [jpeg()]
     assert found[3]["verdict"] is None
-    assert len(report.worst_mistakes(predictions, posts, POLICY, limit=2)) == 2
+    assert len(report.worst_mistakes(predictions, lambda ids: posts, POLICY, limit=2)) == 2
     assert "无效回答" in page(build(), found)
 
 
@@ -164,18 +153,18 @@ def test_text_of_a_post_is_escaped_and_shortened():
 
 
 def test_images_become_small_thumbnails_and_a_broken_one_leaves_a_gap():
-    small = report.thumbnail(jpeg(4000))
+    small = thumbnail(jpeg(4000))
     assert small is not None and len(small) < 4000
     assert max(Image.open(io.BytesIO(small)).size) == report.THUMBNAIL
-    assert report.thumbnail(b"") is None
-    assert report.thumbnail(b"\xff\xd8\xff broken") is None
+    assert thumbnail(b"") is None
+    assert thumbnail(b"\xff\xd8\xff broken") is None
     html = page(build(), [example(images=[jpeg(), b"broken", jpeg(), jpeg(), jpeg()])])
     assert html.count('alt="帖子图片') == 2
     assert "另有 3 张图片未显示" in html
 
 
 def test_the_page_fetches_nothing_and_shows_at_most_twenty_mistakes():
-    html = page(build(loss_history=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]), [example()] * 30)
+    html = page(build(), [example()] * 30)
     assert html.startswith("<!DOCTYPE html>")
     assert "default-src 'none'" in html
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
@@ -187,7 +176,7 @@ def test_the_page_fetches_nothing_and_shows_at_most_twenty_mistakes():
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; the page is not opened in a browser")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_opens_in_a_browser_without_errors_and_fits_its_width(tmp_path: Path, width: int):
-    content = build(champion=BETTER, champion_version="old", loss_history=[{"step": 1, "loss": 2.0}])
+    content = build(champion=BETTER, champion_version="old")
     (tmp_path / "report.html").write_text(page(content, [example(images=[jpeg()])]), encoding="utf-8")
     # a frame gives the page exactly this width: headless windows have a minimum of their own
     probe = tmp_path / "probe.html"

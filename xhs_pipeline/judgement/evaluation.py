@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -160,7 +161,7 @@ def _answered(
     if calibration is None:
         truth = zip(held_out["verdict"].to_pylist(), held_out["category"].to_pylist(), strict=True)
         nothing = (float("nan"),) * len(judge.policy.answers())
-        scores = [j.scores if isinstance(j, Judgement) else nothing for j in scored]
+        scores = np.array([j.scores if isinstance(j, Judgement) else nothing for j in scored])
         calibration = fit_temperature(scores, list(truth), judge.policy.answers(), settings.min_confidence)
         log(f"temperature {calibration.temperature:.3f} from {calibration.n} posts")
     test = splits / "test.parquet"
@@ -174,9 +175,7 @@ def _answered(
 def _decided(
     rows: pa.Table, judged: Sequence[Judgement | Unfit], asked_with: Policy, calibration: Calibration, policy: Policy
 ) -> "pd.DataFrame":
-    at = [
-        at_temperature(j, asked_with, calibration.temperature) if isinstance(j, Judgement) else j for j in judged
-    ]
+    at = [at_temperature(j, asked_with, calibration.temperature) if isinstance(j, Judgement) else j for j in judged]
     return decided(metrics.judged_frame(rows, at, policy), policy, calibration.min_confidence)
 
 

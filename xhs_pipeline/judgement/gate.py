@@ -173,19 +173,27 @@ def _severity3(model: Mapping[str, Any] | None, limits: Mapping[str, float]) -> 
     number = None if model is None else model["by_severity"]["3"]["recall"]
     value, n, why = _value(number)
     if value is not None and n < wanted:
-        return Gate(name, INSUFFICIENT, value, limit, n, f"最高严重级别的召回率 {value:.4f}，只有 {n} 帖，至少要 {wanted} 帖")
+        return Gate(
+            name, INSUFFICIENT, value, limit, n, f"最高严重级别的召回率 {value:.4f}，只有 {n} 帖，至少要 {wanted} 帖"
+        )
     return _at_least(name, number, limit, f"最高严重级别（{n} 帖）的召回率")
 
 
 def _false_positives(model: Mapping[str, Any] | None, limits: Mapping[str, float]) -> Gate:
     """The rate itself and the upper end of its interval both have a limit; `observed` is the rate."""
-    name, limit, upper = "false_positive_rate", limits["max_false_positive_rate"], limits["max_false_positive_rate_upper"]
+    name, limit, upper = (
+        "false_positive_rate",
+        limits["max_false_positive_rate"],
+        limits["max_false_positive_rate_upper"],
+    )
     number, wanted = _headline(model, "false_positive_rate"), int(limits["min_harmless_posts"])
     value, n, _ = _value(number)
     if number is None or value is None:
         return _at_most(name, number, limit, "正常帖误判率")
     if n < wanted:
-        return Gate(name, INSUFFICIENT, value, limit, n, f"正常帖误判率 {value:.4f}，只有 {n} 条正常帖，至少要 {wanted} 条")
+        return Gate(
+            name, INSUFFICIENT, value, limit, n, f"正常帖误判率 {value:.4f}，只有 {n} 条正常帖，至少要 {wanted} 条"
+        )
     if value <= limit and (number["high"] is None or number["high"] > upper):
         high = "没有区间" if number["high"] is None else f"区间上端 {number['high']:.4f}"
         return Gate(name, INSUFFICIENT, value, limit, n, f"正常帖误判率 {value:.4f}，{high}，须不超过 {upper:g}")

@@ -1,28 +1,25 @@
-"""The report: one dict of everything that was measured (report.json), and the page that people read (report.html).
+"""The report: one dict of everything that was measured (report.json), its key figures, and the posts that show what went wrong.
 
-Figures come from metrics, the release decision from gate, pictures from plots; this module puts them together and says
-in words what they mean. It reads and writes no files. Field names are English, the page's words are Chinese.
+Figures come from metrics, paired and robustness, the release decision from gate; this module puts them together. What may stand
+in the dict is published in report.schema.json beside this file. It reads and writes no files; page draws the dict for people.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from xhs_pipeline.judgement import gate, metrics, plots
+from xhs_pipeline.judgement import gate, metrics
 from xhs_pipeline.policy import Policy
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jinja2 import Template
 
-SCHEMA_VERSION = 1
-# What build_report must be told; None is an answer, leaving a key out is not.
+SCHEMA_VERSION = 2
+# What build_report must be told; None is an answer where the schema allows it, leaving a key out is not.
 CONTEXT = (
     "profile",
     "model_version",
@@ -31,143 +28,146 @@ CONTEXT = (
     "champion_version",
     "groups_across_splits",
     "merge_agreement",
+    "seen_unknown",
 )
-
-# The figures of the first screen, and how people call them: (name, Chinese, unit, better when higher).
-HEADLINE = (
-    ("binary_accuracy", "违规二分类准确率", "share", True),
-    ("binary_macro_f1", "违规二分类宏平均 F1", "share", True),
-    ("false_positive_rate", "正常帖误判率", "share", False),
-    ("category_accuracy", "类别准确率", "share", True),
-    ("category_macro_f1", "类别宏平均 F1", "share", True),
-    ("verdict_accuracy", "结论准确率", "share", True),
-    ("verdict_macro_f1", "结论宏平均 F1", "share", True),
-    ("cost_per_1000", "每千帖代价", "cost", False),
-    ("category_log_loss", "类别对数损失", "nats", False),
-    ("verdict_log_loss", "结论对数损失", "nats", False),
-    ("invalid_share", "无效回答比例", "share", False),
-)
+PARTS = ("calibration", "figures", "comparison", "golden", "newest_week", "evasion", "notes")
 # A model is "below a floor" when it loses on one of these.
 COMPARED = ("category_macro_f1", "binary_accuracy", "binary_macro_f1")
-FLOOR_NAMES = {"majority": "多数类基线", "tfidf": "TF-IDF 基线"}
-
+KEY_HEADLINE = (
+    "binary_accuracy",
+    "binary_macro_f1",
+    "recall",
+    "false_positive_rate",
+    "category_macro_f1",
+    "verdict_macro_f1",
+    "cost_per_1000",
+    "ece",
+    "automatic",
+    "invalid_share",
+)
 MAX_EXAMPLES = 20
-TEXT_SHOWN = 220  # characters of a post's text on the page
-THUMBNAIL = 96  # pixels of the longer side
-IMAGES_SHOWN = 3
 
 
-def build_report(
-    model_predictions: pd.DataFrame,
-    floors: Mapping[str, pd.DataFrame],
-    policy: Policy,
-    context: Mapping[str, Any],
-    champion_predictions: pd.DataFrame | None = None,
-    not_compared: str = "",
-) -> dict[str, Any]:
-    """Everything measured about a model on one test split, ready for json.dumps(allow_nan=False).
+# The posts of these ids as a table of post_id, title, body and images: de-identified, images as JPEG.
+ReadPosts = Callable[[Sequence[str]], pa.Table]
 
-    `floors` maps a name (majority, tfidf, ...) to its predictions on the same posts. `context` holds JSON values, at
-    least the keys in CONTEXT: base_note is what the reader must know about the base model ("" for nothing),
-    data_versions maps a name to a version, champion_version is the model in use or None, merge_agreement is a figure
-    or None. A champion judged on other posts is left out, and said so, since the comparison would mean nothing;
-    `not_compared` says why there are no champion predictions though there is a champion.
-    Raises ValueError when a context key is missing or a floor was computed on other posts.
+
+def build_report(parts: Mapping[str, Any], policy: Policy, context: Mapping[str, Any]) -> dict[str, Any]:
+    """report.json: what was measured (`parts`), where it comes from (`context`), and what the gate makes of it.
+
+    `parts` holds the keys in PARTS and `context` those in CONTEXT, both of JSON values as report.schema.json says them; every
+    number in it is finite. Added here: schema_version, policy_version, `below` (per floor, the compared figures that the model
+    loses on) and `gate`. Raises ValueError that names missing keys, and floors or a champion that were measured on another number
+    of posts than the model.
     """
-    missing = [key for key in CONTEXT if key not in context]
-    if missing:
-        raise ValueError(f"report context lacks {', '.join(missing)}; give None where there is nothing to say")
-    posts = set(model_predictions[metrics.POST_ID])
-    for name, frame in floors.items():
-        if set(frame[metrics.POST_ID]) != posts:
-            raise ValueError(
-                f"floor {name} was computed on other posts than the model: {len(frame)} against {len(posts)}"
-            )
-    same = champion_predictions is not None and set(champion_predictions[metrics.POST_ID]) == posts
-    figures: dict[str, Any] = {
-        "model": metrics.evaluate(model_predictions, policy),
-        "floors": {name: metrics.evaluate(frame, policy) for name, frame in floors.items()},
-        "champion": metrics.evaluate(champion_predictions, policy)
-        if same and champion_predictions is not None
-        else None,
-    }
-    report: dict[str, Any] = {
+    for what, given, wanted in (("report parts", parts, PARTS), ("report context", context, CONTEXT)):
+        missing = [key for key in wanted if key not in given]
+        if missing:
+            raise ValueError(f"{what} lack {', '.join(missing)}; give None where there is nothing to say")
+    figures = parts["figures"]
+    n = figures["model"]["n"]
+    rivals = {**figures["floors"], **({"champion": figures["champion"]} if figures["champion"] else {})}
+    others = [f"{name} ({rival['n']})" for name, rival in rivals.items() if rival["n"] != n]
+    if others:
+        raise ValueError(f"{', '.join(others)} measured on other posts than the model ({n}); judge all on one table")
+    report = {
         "schema_version": SCHEMA_VERSION,
         "policy_version": policy.version,
-        "context": dict(context),
-        "notes": {name: frame.attrs["note"] for name, frame in floors.items() if frame.attrs.get("note")},
-        "figures": figures,
-        "below": {name: _below(figures["model"], other) for name, other in figures["floors"].items()},
+        "context": {key: context[key] for key in CONTEXT},
+        **{key: parts[key] for key in PARTS},
+        "below": {name: below(figures["model"], floor) for name, floor in figures["floors"].items()},
     }
-    if champion_predictions is not None and not same:
-        not_compared = "judged on other posts, not compared"
-    if not_compared:
-        report["notes"]["champion"] = not_compared
-    report["gate"] = gate.decide(report, policy).as_dict()
-    return report
+    return {**report, "gate": gate.decide(report, policy).as_dict()}
+
+
+def below(model: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names of the compared figures that the other has and the model misses or is lower on."""
+    out = []
+    for name in COMPARED:
+        mine, theirs = model["headline"][name]["value"], other["headline"][name]["value"]
+        if theirs is not None and (mine is None or mine < theirs):
+            out.append(name)
+    return out
 
 
 def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
     """The few numbers worth drawing over time, under names that stay; a figure without a value is left out."""
-    out: dict[str, float] = {"test_posts": float(report["figures"]["model"]["n"])}
-    names = (
-        "binary_accuracy",
-        "binary_macro_f1",
-        "false_positive_rate",
-        "category_macro_f1",
-        "verdict_macro_f1",
-        "cost_per_1000",
-    )
-    for name in names:
-        out[name] = report["figures"]["model"]["headline"][name]["value"]
-    for floor, figures in report["figures"]["floors"].items():
-        out[f"{floor}_category_macro_f1"] = figures["headline"]["category_macro_f1"]["value"]
-        out[f"{floor}_binary_accuracy"] = figures["headline"]["binary_accuracy"]["value"]
-    return {name: value for name, value in out.items() if value is not None}
-
-
-def dearest_mistakes(predictions: pd.DataFrame, policy: Policy, limit: int = MAX_EXAMPLES) -> list[int]:
-    """Rows of at most `limit` wrong answers: cost of the policy first, then the probability of the wrong category.
-
-    A wrong verdict with the right category counts as a mistake too.
-    """
-    if not len(predictions):
-        return []
-    wrong_verdict = predictions[metrics.VERDICT].to_numpy() != predictions[metrics.TRUE_VERDICT].to_numpy()
-    wrong_category = predictions[metrics.CATEGORY].to_numpy() != predictions[metrics.TRUE_CATEGORY].to_numpy()
-    wrong = ~metrics.usable(predictions, policy) | wrong_verdict | wrong_category
-    cost, sure = metrics.costs(predictions, policy), _surest(predictions, policy)
-    order = sorted(np.flatnonzero(wrong), key=lambda i: (-cost[i], -sure[i], str(predictions[metrics.POST_ID].iloc[i])))
-    return [int(i) for i in order[:limit]]
-
-
-def _surest(predictions: pd.DataFrame, policy: Policy) -> np.ndarray:
-    return np.nan_to_num(predictions[metrics.category_columns(policy)].to_numpy(dtype=float)).max(axis=1)
+    figures, evasion, comparison = report["figures"], report["evasion"], report["comparison"]
+    model = figures["model"]
+    out: dict[str, Any] = {name: model["headline"][name] for name in KEY_HEADLINE}
+    out["severity3_recall"] = model["by_severity"]["3"]["recall"]
+    for floor, row in figures["floors"].items():
+        out[f"{floor}_category_macro_f1"] = row["headline"]["category_macro_f1"]
+        out[f"{floor}_binary_accuracy"] = row["headline"]["binary_accuracy"]
+    out["evasion_macro_retention"] = evasion["macro_retention"]
+    out["evasion_worst_retention"] = evasion["worst_retention"]
+    out["evasion_benign_fpr_change"] = evasion["benign_fpr_change"]
+    if comparison:
+        out["champion_cost_per_1000_difference"] = comparison["cost_per_1000"]
+        out["champion_category_macro_f1_difference"] = comparison["category_macro_f1"]
+    for part in ("golden", "newest_week"):
+        if report[part]["model"]:
+            out[f"{part}_category_macro_f1"] = report[part]["model"]["category_macro_f1"]
+            out[f"{part}_cost_per_1000"] = report[part]["model"]["cost_per_1000"]
+    found = {name: figure["value"] for name, figure in out.items() if figure["value"] is not None}
+    return {"test_posts": float(model["n"]), **found}
 
 
 def worst_mistakes(
-    predictions: pd.DataFrame, posts: pa.Table, policy: Policy, limit: int = MAX_EXAMPLES
+    predictions: pd.DataFrame, posts: ReadPosts, policy: Policy, limit: int = MAX_EXAMPLES
 ) -> list[dict[str, Any]]:
-    """What `render_html` shows of the `dearest_mistakes`, with their texts and images.
+    """The dearest wrong answers, then the surest: cost of the policy first, then the probability of the category given.
 
-    `posts` holds at least those posts' title, body and images as the pipeline keeps them: de-identified, images as JPEG;
-    only their texts and images are read into Python.
+    A wrong verdict with the right category counts as a mistake too. Returns at most `limit` rows for `page.render_html`; `posts`
+    is asked for those posts only.
     """
-    order = dearest_mistakes(predictions, policy, limit)
-    if not order:
-        return []
-    ok, cost, sure = (
-        metrics.usable(predictions, policy),
+    ok = metrics.usable(predictions, policy)
+    wrong_verdict = predictions[metrics.VERDICT].to_numpy() != predictions[metrics.TRUE_VERDICT].to_numpy()
+    wrong_category = predictions[metrics.CATEGORY].to_numpy() != predictions[metrics.TRUE_CATEGORY].to_numpy()
+    cost, sure, ids = (
         metrics.costs(predictions, policy),
-        _surest(predictions, policy),
+        _sureness(predictions, ok, policy),
+        list(predictions[metrics.POST_ID]),
     )
-    row_of = {post_id: row for row, post_id in enumerate(posts["post_id"].to_pylist())}
-    columns = [name for name in ("title", "body", "images") if name in posts.column_names]
+    wrong = np.flatnonzero(~ok | wrong_verdict | wrong_category)
+    order = sorted(wrong, key=lambda i: (-cost[i], -np.nan_to_num(sure[i], nan=-1.0), str(ids[i])))[:limit]
+    return _examples(map(int, order), predictions, posts, policy)
+
+
+def worst_regressions(
+    comparison: Mapping[str, Any] | None,
+    predictions: pd.DataFrame,
+    posts: ReadPosts,
+    policy: Policy,
+    limit: int = MAX_EXAMPLES,
+) -> list[dict[str, Any]]:
+    """The biggest of `comparison["regressions"]` (`paired.compare`) as rows for `page.render_html`, at most `limit`.
+
+    `predictions` are the model's. As `worst_mistakes`, with `added_cost`: what the model's answer costs more than the champion's.
+    """
+    listed = comparison["regressions"][:limit] if comparison else []
+    row_of = {post_id: i for i, post_id in enumerate(predictions[metrics.POST_ID])}
+    found = _examples([row_of[row["post_id"]] for row in listed], predictions, posts, policy)
+    return [{**example, "added_cost": row["cost"]} for example, row in zip(found, listed, strict=True)]
+
+
+def _sureness(predictions: pd.DataFrame, ok: np.ndarray, policy: Policy) -> np.ndarray:
+    """The probability of the category given, (posts,); NaN for an unusable answer."""
+    names, given = policy.category_names, predictions[metrics.CATEGORY]
+    column = np.array([names.index(name) if good else 0 for name, good in zip(given, ok, strict=True)], dtype=int)
+    p = predictions[metrics.category_columns(policy)].to_numpy(dtype=float)
+    return np.where(ok, p[np.arange(len(p)), column], np.nan)
+
+
+def _examples(rows: Iterable[int], predictions: pd.DataFrame, posts: ReadPosts, policy: Policy) -> list[dict[str, Any]]:
+    """What the page shows of these rows of `predictions`, in their order."""
+    chosen = predictions.iloc[list(rows)]
+    ok, cost = metrics.usable(chosen, policy), metrics.costs(chosen, policy)
+    sure = _sureness(chosen, ok, policy)
+    post_of = {row["post_id"]: row for row in posts(chosen[metrics.POST_ID].tolist()).to_pylist()}
     examples = []
-    for i in order:
-        answer = predictions.iloc[i]
-        row = row_of[answer[metrics.POST_ID]]
-        post = posts.select(columns).slice(row, 1).to_pylist()[0]
+    for i, answer in enumerate(chosen.to_dict("records")):
+        post = post_of[answer[metrics.POST_ID]]
         examples.append(
             {
                 "post_id": answer[metrics.POST_ID],
@@ -184,205 +184,3 @@ def worst_mistakes(
             }
         )
     return examples
-
-
-def render_html(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], policy: Policy) -> str:
-    """One self-contained page: inline style and pictures, no script, nothing fetched (its CSP forbids it).
-
-    Everything that comes from posts is escaped; of `examples` (see `worst_mistakes`) at most MAX_EXAMPLES are shown,
-    each text cut to TEXT_SHOWN characters and each image shrunk to a thumbnail.
-    """
-    figures = report["figures"]
-    columns = _columns(report)
-    return _template().render(
-        report=report,
-        context=report["context"],
-        verdict=_verdict_words(report["gate"]),
-        below=[FLOOR_NAMES.get(name, name) for name, lost in report["below"].items() if lost],
-        findings=_findings(report),
-        columns=[name for name, _ in columns],
-        headline=[
-            (name, chinese, [shown(f["headline"][name], unit) for _, f in columns], unit, higher)
-            for name, chinese, unit, higher in HEADLINE
-        ],
-        constant=_constant_answer(figures["model"]),
-        gates=[
-            (g, {"pass": "通过", "fail": "未通过", "insufficient": "证据不足"}[g["status"]])
-            for g in report["gate"]["gates"]
-        ],
-        classes=[
-            ("per_category", "按类别", [(n, n, r) for n, r in figures["model"]["per_category"].items()]),
-            ("per_verdict", "按结论", [(policy.label(n), n, r) for n, r in figures["model"]["per_verdict"].items()]),
-        ],
-        slices=_slice_rows(report),
-        pictures=_pictures(report, policy),
-        examples=[_shown_example(example, policy) for example in examples[:MAX_EXAMPLES]],
-        shown=shown,
-    )
-
-
-def shown(number: Mapping[str, Any] | None, unit: str = "share") -> str:
-    """A figure as text: shares and nats with three decimals, costs whole; a missing one as a dash with its reason."""
-    if number is None or number["value"] is None:
-        return "–"
-    return f"{number['value']:,.0f}" if unit == "cost" else f"{number['value']:.3f}"
-
-
-def _below(model: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Names of the compared figures that the other has and the model misses or is lower on."""
-    out = []
-    for name in COMPARED:
-        mine, theirs = model["headline"][name]["value"], other["headline"][name]["value"]
-        if theirs is not None and (mine is None or mine < theirs):
-            out.append(name)
-    return out
-
-
-def _columns(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    figures = report["figures"]
-    champion = [("在用模型", figures["champion"])] if figures["champion"] else []
-    floors = sorted(figures["floors"].items(), key=lambda item: item[0] == "majority")
-    return [("本模型", figures["model"]), *champion, *((FLOOR_NAMES.get(name, name), f) for name, f in floors)]
-
-
-def _verdict_words(stored: Mapping[str, Any]) -> dict[str, str]:
-    words = {
-        gate.PASS: ("可以发布", "全部放行条件通过。"),
-        gate.FAIL: ("不得发布", "至少一项放行条件未通过，在用模型保持不变。"),
-        gate.INSUFFICIENT: ("暂不发布", "证据不足，在用模型保持不变；缺失的数字见放行条件表。"),
-    }[stored["status"]]
-    held = [g["name"] for g in stored["gates"] if g["status"] != gate.PASS]
-    return {"status": stored["status"], "title": words[0], "text": words[1], "held": "、".join(held)}
-
-
-def _findings(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Sentences for the first screen: against each floor, and against the model in use. tone: bad, good or plain."""
-    figures, names = report["figures"], {name: chinese for name, chinese, _, _ in HEADLINE}
-    out = []
-    for floor, other in sorted(figures["floors"].items(), key=lambda item: item[0] == "majority"):
-        lost = report["below"][floor]
-        chosen = lost or COMPARED[:2]
-        numbers = "；".join(
-            f"{names[m]} {shown(figures['model']['headline'][m])} 对 {shown(other['headline'][m])}" for m in chosen
-        )
-        title = FLOOR_NAMES.get(floor, floor)
-        if lost:
-            out.append({"tone": "bad", "title": f"低于 {title}", "text": f"本模型不如这个简单基线：{numbers}。"})
-        else:
-            out.append({"tone": "good", "title": f"不低于 {title}", "text": f"{numbers}。"})
-    version = report["context"]["champion_version"]
-    if version is None:
-        out.append({"tone": "plain", "title": "没有在用模型", "text": "这是第一个候选模型，没有可以比较的对象。"})
-    elif figures["champion"] is None:
-        out.append(
-            {"tone": "bad", "title": "未与在用模型比较", "text": f"在用模型 {version} 没有在同一批测试帖上评测。"}
-        )
-    else:
-        mine, theirs = (figures[who]["headline"] for who in ("model", "champion"))
-        worse = _below(figures["model"], figures["champion"])
-        text = "；".join(f"{names[m]} {shown(mine[m])} 对 {shown(theirs[m])}" for m in worse or COMPARED[:2])
-        text += f"；每千帖代价 {shown(mine['cost_per_1000'], 'cost')} 对 {shown(theirs['cost_per_1000'], 'cost')}。"
-        tone, title = ("bad", "低于在用模型") if worse else ("good", "不低于在用模型")
-        out.append({"tone": tone, "title": f"{title} {version}", "text": text})
-    return out
-
-
-def _constant_answer(model: Mapping[str, Any]) -> str:
-    """What the best constant answer to the binary question reaches, since accuracy means little without it."""
-    violations, harmless, n = (model["counts"][k] for k in (metrics.VIOLATION, metrics.NORMAL, "posts"))
-    if not n:
-        return "没有测试帖。"
-    best = "违规" if violations >= harmless else "正常"
-    return (
-        f"测试帖 {n} 条，其中违规 {violations} 条、正常 {harmless} 条；若对所有帖都答“{best}”，"
-        f"违规二分类准确率就有 {max(violations, harmless) / n:.3f}。"
-    )
-
-
-def _slice_rows(report: Mapping[str, Any]) -> list[tuple[str, int, list[tuple[str, list[str]]]]]:
-    """Per label source: name, n, and per figure the values of every column (model, champion, floors)."""
-    columns = [f["slices"][metrics.LABEL_SOURCE] for _, f in _columns(report)]
-    wanted = (
-        ("binary_accuracy", "违规二分类准确率"),
-        ("binary_macro_f1", "违规二分类宏平均 F1"),
-        ("category_macro_f1", "类别宏平均 F1"),
-    )
-    return [
-        (
-            source,
-            row["n"],
-            [(chinese, [shown(c.get(source, {}).get(name)) for c in columns]) for name, chinese in wanted],
-        )
-        for source, row in columns[0].items()
-    ]
-
-
-def _pictures(report: Mapping[str, Any], policy: Policy) -> list[tuple[str, str, str]]:
-    """(title, caption, data URI) of each picture; classes that are neither true nor answered are left out."""
-    out = []
-    chinese = {name: c for name, c, _, _ in HEADLINE}
-    values = {name: {chinese[m]: f["headline"][m]["value"] for m in COMPARED} for name, f in _columns(report)}
-    out.append(("与基线比较", "数值越高越好。", plots.as_data_uri(plots.comparison_bars(values))))
-    for kind, title in (("verdict", "结论混淆矩阵"), ("category", "类别混淆矩阵")):
-        stored = report["figures"]["model"]["confusion"][kind]
-        matrix, labels = stored["matrix"], stored["labels"]
-        used = [i for i in range(len(labels)) if sum(matrix[i]) + stored["invalid"][i] + sum(row[i] for row in matrix)]
-        if not used:
-            continue  # an empty test split
-        names = [policy.label(labels[i]) if kind == "verdict" else labels[i] for i in used]
-        picture = plots.confusion_matrix([[matrix[i][j] for j in used] for i in used], names)
-        absent = [n for i, n in enumerate(labels) if i not in used]
-        caption = "行为真实标签，列为模型的回答，颜色为该行中的比例。"
-        if absent:
-            unseen = [policy.label(n) if kind == "verdict" else n for n in absent]
-            caption += f"测试帖和回答中都没有：{'、'.join(unseen)}。"
-        if sum(stored["invalid"]):
-            caption += f"另有 {sum(stored['invalid'])} 个无效回答不在图中。"
-        out.append((title, caption, plots.as_data_uri(picture)))
-    history = report["context"].get("loss_history")
-    if history:
-        out.append(("训练损失", "横轴为训练步数。", plots.as_data_uri(plots.loss_curve(history))))
-    return out
-
-
-def _shown_example(example: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-    text = "\n".join(part for part in (example["title"], example["body"]) if part).strip()
-    thumbnails = [thumbnail(image) for image in example["images"][:IMAGES_SHOWN]]
-    return {
-        **example,
-        "text": text[:TEXT_SHOWN] + ("……" if len(text) > TEXT_SHOWN else ""),
-        "thumbnails": [plots.as_data_uri(t) for t in thumbnails if t],
-        "images_more": len(example["images"]) - sum(1 for t in thumbnails if t),
-        "true_label": policy.label(example["true_verdict"]),
-        "label": policy.label(example["verdict"]) if example["verdict"] else "无效回答",
-    }
-
-
-def thumbnail(image: bytes) -> bytes | None:
-    """A JPEG of at most THUMBNAIL pixels a side, without metadata; None when the bytes are no picture that decodes."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            opened.draft("RGB", (THUMBNAIL * 2, THUMBNAIL * 2))  # JPEG only: decode at a fraction of the size
-            small = opened.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        out = io.BytesIO()
-        small.save(out, format="JPEG", quality=70)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None  # clean_posts checks decoding; here a broken picture only leaves a gap on the page
-    return out.getvalue()
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("xhs_pipeline", "judgement"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")

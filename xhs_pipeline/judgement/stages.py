@@ -1,5 +1,6 @@
 """evaluation_report and released_model as functions over folders; judging loads models and runs in a process of its own."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, write_json
-from xhs_pipeline.judgement import metrics, page, report
+from xhs_pipeline.judgement import page, report
 from xhs_pipeline.judgement.calibration import CALIBRATION
 from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.evaluation import Rival, Settings, evaluate
@@ -35,7 +36,9 @@ def evaluate_model(
     policy, folder, test = load_policy(), Path(out), Path(splits) / "test.parquet"
     rival = None
     if champion:
-        version, path, its_report, trained_on = (champion[name] for name in ("version", "model", "report", "trained_on"))
+        version, path, its_report, trained_on = (
+            champion[name] for name in ("version", "model", "report", "trained_on")
+        )
         rival = Rival(str(version), Path(str(path)), Path(str(its_report)), Path(trained_on) if trained_on else None)
     found = evaluate(
         Path(model), Path(base), Path(splits), rival, policy, Settings(**settings), lambda line: log(f"evaluation_report: {line}")
@@ -43,8 +46,11 @@ def evaluate_model(
     content = report.build_report(found.parts, policy, context)
     write_json(folder / "report.json", content)
     write_json(folder / CALIBRATION, found.calibration.as_dict())
-    examples = report.worst_mistakes(found.predictions, test, policy)
-    (folder / "report.html").write_text(page.render_html(content, examples, policy), encoding="utf-8")
+    read = functools.partial(rows_with_images, test)
+    examples = report.worst_mistakes(found.predictions, read, policy)
+    regressions = report.worst_regressions(content["comparison"], found.predictions, read, policy)
+    html = page.render_html(content, examples, policy, regressions)
+    (folder / "report.html").write_text(html, encoding="utf-8")
     pq.write_table(pa.Table.from_pandas(found.predictions, preserve_index=False), folder / "predictions.parquet")
     return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
 
