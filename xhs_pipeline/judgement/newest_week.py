@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from xhs_pipeline.judgement.frame import WEEK
 from xhs_pipeline.judgement.predict import light_table
@@ -54,11 +56,13 @@ def newest_week_figures(
         return part | {"reason": "no model in use to judge it"}
     if trained_on is None:
         return part | {"reason": "it is not known which posts the model in use was trained on"}
-    known = founders_trained_on(trained_on)
+    if newest in pc.unique(pq.read_table(trained_on / "train.parquet", columns=["week"])["week"]).to_pylist():
+        return part | {"reason": "the model in use was trained on this week already"}
+    known = founders_trained_on(trained_on)  # a post of an older week may have come back in this one
     unseen = {name: _unseen(table, newest, known) for name, table in tables.items()}
     every = sorted((p for ids in unseen.values() for p in ids), key=lambda p: unit_hash("newest week", seed, p))
     if not every:
-        return part | {"reason": "the model in use was trained on this week already"}
+        return part | {"reason": "every post of it repeats one that the model in use was trained on"}
     chosen = set(every[:at_most])
     frames = [champion_test[champion_test["post_id"].isin(chosen & unseen["test"])]]
     frames += [
