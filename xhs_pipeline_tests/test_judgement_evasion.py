@@ -76,7 +76,7 @@ def test_the_text_moves_into_a_picture_and_leaves_the_body() -> None:
     assert image.format == "JPEG" and image.width == evasion.IMAGE_WIDTH
     low, high = image.convert("L").getextrema()
     assert low < 60 < 200 < high, "something is written there"
-    blank = Image.open(io.BytesIO(evasion.render_text("　")))
+    blank = Image.open(io.BytesIO(evasion.render_text("　")[0]))
     assert blank.convert("L").getextrema()[0] > 200
 
 
