@@ -144,3 +144,17 @@ def test_no_posts_give_no_figures_and_say_so() -> None:
     assert found["category_macro_f1"]["value"] is None and found["n"] == 0
     assert found["categories"]["诈骗"]["recall"]["reason"] == "no true posts"
     json.dumps(found, allow_nan=False)
+
+
+def test_a_slice_tells_what_the_change_costs_there_and_the_slices_of_a_cut_add_up_to_all_posts() -> None:
+    model, champion = simulated(600, 3, 2.0), simulated(600, 3)
+    champion[metrics.VERDICT] = champion[metrics.VERDICT].where(champion["week"] != "2026-02-02", POLICY.verdict_ids[-1])
+    found = compare(model, champion, POLICY, times=200)
+    for rows in found["slices"].values():
+        assert sum(row["n"] for row in rows.values()) == 600
+        total = sum(row["n"] * row["cost_per_1000"]["value"] for row in rows.values())
+        assert total / 600 == pytest.approx(found["cost_per_1000"]["value"])
+    weeks = {name: row["cost_per_1000"] for name, row in found["slices"]["week"].items()}
+    # elsewhere both give the same answers, so nothing there costs more or less
+    assert {name for name, cost in weeks.items() if cost["value"]} == {"2026-02-02"}
+    assert weeks["2026-02-02"]["low"] <= weeks["2026-02-02"]["value"] <= weeks["2026-02-02"]["high"]

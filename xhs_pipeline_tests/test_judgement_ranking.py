@@ -117,3 +117,16 @@ def test_the_report_gives_precision_for_the_policys_prevalences() -> None:
     assert [row["prevalence"] for row in rows] == POLICY.deployment["prevalence"]
     values = [row["precision"]["value"] for row in rows]
     assert values == sorted(values)
+
+
+def test_the_curve_to_draw_is_short_and_its_steps_sum_to_the_average_precision() -> None:
+    few = scored([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1])
+    assert ranking.precision_recall(few, 1) == [{"recall": 0.5, "precision": 1.0}, {"recall": 1.0, "precision": 0.6667}]
+    assert ranking.precision_recall(scored([0, 0], [0.1, 0.2]), 1) == []
+    asked = answers(simulated(3000), POLICY).binary
+    curve = ranking.precision_recall(asked, 1)
+    recalls = [point["recall"] for point in curve]
+    assert len(curve) == ranking.CURVE_POINTS and recalls == sorted(recalls) and recalls[-1] == 1.0
+    area = sum(p["precision"] * (p["recall"] - before) for p, before in zip(curve, [0.0, *recalls], strict=False))
+    exact = ranking.average_precision(asked, 1, Resamples(range(3000), 0, 0))["value"]
+    assert exact is not None and area == pytest.approx(exact, abs=0.01)

@@ -78,8 +78,8 @@ def evaluate(
     headline           {name: Figure}, the figures that models are compared by
     per_verdict, per_category
                        {class: true, answered, correct: int; precision, recall, false_positive_rate, f1, average_precision: Figure;
-                       at_fpr: recall, fpr: Figure, threshold: float or None (`ranking.at_fpr`)}
-    violation          the same at_fpr and average_precision for the binary question, with precision, recall and
+                       curve (`ranking.precision_recall`); at_fpr: recall, fpr: Figure, threshold: float or None (`ranking.at_fpr`)}
+    violation          the same at_fpr, curve and average_precision for the binary question, with precision, recall and
                        false_positive_rate of the answers
     by_severity        {"1", "2", "3": recall, not_passed: Figure}: share called a violation, share with another verdict than pass
     confusion          {verdict, category: labels, matrix (row = truth), invalid}
@@ -158,6 +158,7 @@ def _classes(question: Any, resamples: Resamples, cuts: list[ranking.Threshold] 
     rows = classes.per_class(question, resamples)
     for i, row in enumerate(rows.values()):
         row["average_precision"] = ranking.average_precision(question, i, resamples)
+        row["curve"] = ranking.precision_recall(question, i)
         row["at_fpr"] = ranking.at_fpr(question, i, cuts[i] if cuts else NOT_CHOSEN, resamples.codes)
     return rows
 
@@ -170,6 +171,7 @@ def _violation(judged: Answers, resamples: Resamples, cuts: dict[str, list[ranki
         "recall": classes.recall(binary, 1, groups, f"no {VIOLATION} posts"),
         "false_positive_rate": classes.false_positive_rate(binary, 1, groups, "no harmless posts"),
         "average_precision": ranking.average_precision(binary, 1, resamples),
+        "curve": ranking.precision_recall(binary, 1),
         "at_fpr": ranking.at_fpr(binary, 1, cut, groups),
     }
 

@@ -24,6 +24,7 @@ from xhs_pipeline.judgement.frame import (
     verdict_columns,
 )
 from xhs_pipeline.judgement.intervals import RESAMPLES, Resamples
+from xhs_pipeline.judgement.slices import slice_names
 from xhs_pipeline.policy import Policy
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def compare(
      category_macro_f1, verdict_macro_f1, cost_per_1000: Figures of the difference, model minus champion,
      violation: {recall, false_positive_rate}: the same for the binary question,
      categories: {name: {true, recall, false_positive_rate: Figures of the difference, mcnemar}},
+     slices: {way to cut: {slice: {n, cost_per_1000: Figure of the difference}}}, cut as in `slices.slice_names`,
      mcnemar: {category, verdict, violation: one test each},
      changed: {right_to_wrong, wrong_to_right, wrong_both}: numbers of posts,
      regressions: at most 100 rows {post_id, cost, probability}, see `regressions`}
@@ -81,6 +83,7 @@ def compare(
             "false_positive_rate": rate_difference(ours.binary, theirs.binary, 1, False, resamples),
         },
         "categories": per_category,
+        "slices": {cut: slice_costs(names, cost, resamples) for cut, names in slice_names(model).items()},
         "mcnemar": {
             name: mcnemar(*((q := getattr(a, of)).answer == q.truth for a in (ours, theirs)))
             for name, of in tests.items()
@@ -158,6 +161,24 @@ def mean_difference(differences: np.ndarray, resamples: Resamples) -> Figure:
         [resamples.total(differences), resamples.total(np.ones(n))], lambda total, of: total / of
     )
     return resampled(float(differences.mean()), n, samples[0] if len(samples) else None)
+
+
+def slice_costs(names: np.ndarray, cost: np.ndarray, resamples: Resamples) -> dict[str, dict[str, Any]]:
+    """{slice: {n, cost_per_1000}} of per-post cost differences; `names` and `cost` (posts,). A slice holds at least one post."""
+    found, codes = np.unique(names, return_inverse=True)
+    if not len(found):
+        return {}
+    posts = np.bincount(codes)
+    means = 1000 * np.bincount(codes, weights=cost) / posts
+    blocks = [resamples.block(codes, len(found), 1000 * cost), resamples.block(codes, len(found))]
+    samples = resamples.spread(blocks, lambda total, of: total / of)
+    return {
+        str(name): {
+            "n": int(posts[i]),
+            "cost_per_1000": resampled(float(means[i]), int(posts[i]), samples[i] if len(samples) else None),
+        }
+        for i, name in enumerate(found)
+    }
 
 
 def rate_difference(ours: Question, theirs: Question, name: int, of_class: bool, resamples: Resamples) -> Figure:

@@ -12,6 +12,7 @@ from xhs_pipeline.judgement.frame import Answers, Question
 from xhs_pipeline.judgement.intervals import Resamples
 
 FPR = 0.01  # the false-positive rate that recall is asked at
+CURVE_POINTS = 101
 MIN_NEGATIVES = 100  # of fewer, 1% is less than one post
 LAST, FIRST = -1.0, 2.0  # scores outside [0, 1]: an unusable answer ranks as wrongly as can be
 
@@ -57,6 +58,23 @@ def average_precision(question: Question, name: int, resamples: Resamples) -> Fi
     samples = resamples.spread(blocks, value)
     point = float(average_precision_score(true, score))
     return resampled(point, n, samples[0] if len(samples) else None, limits=(0, 1))
+
+
+def precision_recall(question: Question, name: int) -> list[dict[str, float]]:
+    """At most 101 points {recall, precision} of one class against the rest for drawing, by rising recall; [] where there is none.
+
+    sklearn.metrics.precision_recall_curve at the thresholds where recall rises, the ones that `average_precision` sums over, evenly
+    thinned with both ends kept, to 4 decimals. No point is made up for recall 0.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    true = question.truth == name
+    if not true.any() or true.all():
+        return []
+    precision, recall, _ = precision_recall_curve(true, scores(question, name))
+    rises = np.flatnonzero(recall[:-1] > recall[1:])[::-1]  # scikit-learn's order is by falling recall, and ends at recall 0
+    kept = rises[np.unique(np.linspace(0, len(rises) - 1, min(CURVE_POINTS, len(rises))).round().astype(int))]
+    return [{"recall": round(float(recall[i]), 4), "precision": round(float(precision[i]), 4)} for i in kept]
 
 
 def threshold(question: Question, name: int, fpr: float = FPR) -> Threshold:
