@@ -52,6 +52,7 @@ class Policy:
     categories: tuple[Category, ...]
     costs: dict[str, Any]
     gates: dict[str, float]
+    golden: dict[str, int]
     appeals: dict[str, Any]
     trusted_sources: tuple[str, ...]
     deployment: dict[str, Any]
@@ -151,7 +152,7 @@ def load_policy(path: Path | None = None) -> Policy:
 def _load_policy(path: Path, edited: int) -> Policy:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     sections = (
-        "version", "verdicts", "categories", "costs", "gates", "appeals", "trusted_sources", "deployment", "prompt", "answer",
+        "version", "verdicts", "categories", "costs", "gates", "golden", "appeals", "trusted_sources", "deployment", "prompt", "answer",
     )  # fmt: skip
     missing = [name for name in sections if name not in (raw or {})]
     _require(not missing, path, f"the policy lacks {', '.join(missing)}")
@@ -180,6 +181,9 @@ def _load_policy(path: Path, edited: int) -> Policy:
     trusted = raw["trusted_sources"]
     fits = isinstance(trusted, list) and all(isinstance(s, str) for s in trusted) and len(set(trusted)) == len(trusted)
     _require(fits, path, f"trusted_sources is {trusted!r}; expected a list of different label sources, e.g. [appeal]")
+    frozen = raw["golden"].get("per_category") if isinstance(raw["golden"], dict) else None
+    whole = isinstance(frozen, int) and not isinstance(frozen, bool) and frozen > 0
+    _require(whole, path, f"golden.per_category is {frozen!r}, expected a number of posts, at least 1")
     shares = raw["deployment"].get("prevalence") if isinstance(raw["deployment"], dict) else None
     _require(
         isinstance(shares, list) and all(isinstance(p, float) and 0 < p < 1 for p in shares),
@@ -206,6 +210,7 @@ def _load_policy(path: Path, edited: int) -> Policy:
         categories=categories,
         costs=raw["costs"],
         gates=raw["gates"],
+        golden=raw["golden"],
         appeals=raw["appeals"],
         trusted_sources=tuple(raw["trusted_sources"]),
         deployment=raw["deployment"],

@@ -19,12 +19,12 @@ from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.labels import label_issues
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.publish import upstream
-from xhs_pipeline.assets.splits import appeal_outcomes, sharegpt_splits
+from xhs_pipeline.assets.splits import appeal_outcomes, golden_set, sharegpt_splits
 from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline.splits.grouping import SPLITS
 from xhs_pipeline_tests.test_appeals_events import event, lines
 
-ASSETS = [raw_posts, clean_posts, unique_posts, label_issues, appeal_outcomes, sharegpt_splits]
+ASSETS = [raw_posts, clean_posts, unique_posts, label_issues, appeal_outcomes, golden_set, sharegpt_splits]
 FIRST, SECOND = "2026-02-16", "2026-02-23"
 
 # Their names, their words, their dates: nothing of it is ours, and no code is written.
@@ -141,7 +141,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
 ) -> None:
     result = run(workspace, instance)
     assert result.success
-    raw, clean, unique, issues, outcomes, splits = (metadata(result, a.key.to_user_string()) for a in ASSETS)
+    raw, clean, unique, issues, outcomes, golden, splits = (metadata(result, a.key.to_user_string()) for a in ASSETS)
 
     # what is shown is what the files hold
     for shown_, key in ((raw, "raw_posts"), (clean, "clean_posts")):
@@ -152,6 +152,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
     assert unique["removed"] == rows_in(unique["folder"], "removed")
     assert issues["dagster/row_count"] == rows_in(issues["folder"], "label_issues")
     assert outcomes["dagster/row_count"] == rows_in(outcomes["folder"], "outcomes") == 1
+    assert golden["dagster/row_count"] == rows_in(golden["folder"], "golden") == golden["enrolled"]
     assert splits["dagster/row_count"] == sum(rows_in(splits["folder"], name) for name in SPLITS)
 
     # 33 rows of the week: one verdict nobody knows, one post that says nothing, one that repeats another
@@ -161,7 +162,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
     assert issues["questioned"] == 30 and "| category | 1 | 1" in issues["reviewer_agreement"].replace(r"&#46;", ".")
     assert (splits["dagster/row_count"], splits["corrected_on_appeal"]) == (30, 1)
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
-    assert len(result.get_asset_check_evaluations()) == 1 + 2 + 2 + 2 + 5
+    assert len(result.get_asset_check_evaluations()) == 1 + 2 + 2 + 2 + 2 + 6
 
     # the versions that Dagster knows are the folders' names
     for key, shown_ in (("raw_posts", raw), ("unique_posts", unique), ("sharegpt_splits", splits)):

@@ -36,6 +36,7 @@ FILES = {
     "unique_posts": {f"posts/{WEEK}-0000.parquet", "removed.parquet", "label_conflicts.parquet"},
     "label_issues": {"label_issues.parquet", "report.json"},
     "appeal_outcomes": {"outcomes.parquet", "quarantine.parquet"},
+    "golden_set": {"golden.parquet"},
     "sharegpt_splits": {
         *(f"{s}.parquet" for s in ("train", "validation", "calibration", "test")),
         "quarantine.parquet",
@@ -176,7 +177,8 @@ def test_every_check_of_every_asset_ran(first: Run) -> None:
         ("rows_accounted", "raw_posts"), ("rows_accounted", "clean_posts"), ("images_decode", "clean_posts"),
         ("rows_accounted", "unique_posts"), ("posts_accounted", "label_issues"), ("no_group_across_splits", "sharegpt_splits"),
         ("labels_in_policy", "sharegpt_splits"), ("placeholders_match_images", "sharegpt_splits"),
-        ("rows_accounted", "sharegpt_splits"), ("records_accounted", "adapter"), ("merged_equals_adapter", "merged_model"),
+        ("rows_accounted", "sharegpt_splits"), ("golden_never_trained", "sharegpt_splits"),
+        ("nothing_changed", "golden_set"), ("rows_accounted", "golden_set"), ("records_accounted", "adapter"), ("merged_equals_adapter", "merged_model"),
     }  # fmt: skip
     assert blocking <= found
 

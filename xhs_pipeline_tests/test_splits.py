@@ -327,7 +327,7 @@ def sample(count: int = 120) -> list[dict[str, Any]]:
 def test_every_post_is_in_one_split_and_every_group_in_one(tmp_path: Path) -> None:
     _, built, splits = write(tmp_path, sample())
     assert failed(built) == [] and {c.name for c in built.checks if c.blocking} == {
-        "no_group_across_splits", "labels_in_policy", "placeholders_match_images", "rows_accounted",
+        "no_group_across_splits", "labels_in_policy", "placeholders_match_images", "rows_accounted", "golden_never_trained",
     }  # fmt: skip
     ids = [row["post_id"] for rows in splits.values() for row in rows]
     assert sorted(ids) == sorted(p["post_id"] for p in sample()) and built.counts["posts_in"] == 120
