@@ -62,7 +62,9 @@ def evaluate_model(
         "figures": {
             "model": metrics.evaluate(predictions, policy, None, seed),
             "floors": {name: metrics.evaluate(frame, policy, None, seed) for name, frame in floor_frames.items()},
-            "champion": metrics.evaluate(champion_predictions, policy, None, seed) if comparison else None,
+            "champion": None
+            if champion_predictions is None
+            else metrics.evaluate(champion_predictions, policy, None, seed),
         },
         "comparison": comparison,
         "golden": {"n": 0, "reason": "not measured", "model": None, "champion": None, "comparison": None},
