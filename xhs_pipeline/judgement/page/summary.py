@@ -14,8 +14,8 @@ from xhs_pipeline.judgement.page.words import COST, SHARE
 
 TITLES = {
     gate.PASS: ("✓", "可以发布", "全部放行条件通过。"),
-    gate.FAIL: ("✗", "不得发布", "有放行条件未通过，在用模型保持不变。"),
-    gate.INSUFFICIENT: ("?", "需要人工签字", "没有条件失败，但证据不足；签字之前在用模型保持不变。"),
+    gate.FAIL: ("✗", "不得发布", "在用模型保持不变。"),
+    gate.INSUFFICIENT: ("?", "需要人工签字", "证据不足；签字之前在用模型保持不变。"),
 }
 REASONS = 3  # shown on the first screen; all stand in the gates' table
 FEW = 30  # posts: a class with fewer is not called the best or the worst
@@ -71,9 +71,7 @@ def _better(report: Mapping[str, Any]) -> dict[str, Any]:
         tone, answer = "plain", "分不出高下（区间都包含 0）"
     lines = [f"{name} {words.difference(figure, unit)}，{which}" for name, figure, unit, _, which in compared]
     changed = comparison["changed"]
-    lines.append(
-        f"由错变对 {changed['wrong_to_right']} 条，由对变错 {changed['right_to_wrong']} 条（在用模型 {version}）"
-    )
+    lines.append(f"由错变对 {changed['wrong_to_right']} 条，由对变错 {changed['right_to_wrong']} 条")
     return _card(question, "bad" if below else tone, answer, lines + below)
 
 
@@ -151,7 +149,7 @@ def _how_sure(report: Mapping[str, Any]) -> dict[str, Any]:
     model = report["figures"]["model"]
     counts, headline = model["counts"], model["headline"]
     lines = [
-        f"违规 {counts['violation']:,} 条，正常 {counts['normal']:,} 条，重复组 {counts['groups']:,} 个；括号内为 95% 区间",
+        f"违规 {counts['violation']:,}，正常 {counts['normal']:,}，重复组 {counts['groups']:,}；括号内为 95% 区间",
         f"类别宏平均 F1 {words.with_interval(headline['category_macro_f1'])}",
         f"正常帖误判率 {words.with_interval(headline['false_positive_rate'])}",
         f"严重度 3 召回 {words.with_interval(model['by_severity']['3']['recall'])}，n={model['by_severity']['3']['recall']['n']:,}",
