@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from xhs_pipeline.artifacts import read_json, write_json
 from xhs_pipeline.judgement.calibration import CALIBRATION, Calibration
-from xhs_pipeline.judgement.evaluation import stored_calibration
+from xhs_pipeline.judgement.evaluation import Answered, Settings, golden_figures, stored_calibration
 from xhs_pipeline.judgement.figures import figure
 from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.stages import evaluate_model
 from xhs_pipeline_tests.small import PROFILE
+from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, POLICY, frame
 
 CONTEXT = {
     "profile": "tiny", "model_version": "candidate", "base_note": "", "data_versions": {"sharegpt_splits": "s"},
@@ -128,3 +130,19 @@ def test_an_edited_calibration_is_refused_by_its_name(tmp_path: Path) -> None:
     write_json(tmp_path / CALIBRATION, Calibration(temperature=3.0).as_dict() | {"temperature": -1})
     with pytest.raises(ValueError, match=r"calibration.json: temperature is -1, expected a number from 0.05"):
         stored_calibration(tmp_path)
+
+
+def test_on_the_golden_set_the_same_posts_are_compared() -> None:
+    truth = [FRAUD] * 4 + [HARMLESS] * 4
+    ours = Answered(Calibration(), frame(truth, truth), frame(truth, truth))
+    theirs = Answered(Calibration(), frame(truth, [HARMLESS] * 8), frame(truth, truth))
+    golden = pa.table({"golden": [True, False] * 4})
+    part = golden_figures(golden, ours, theirs, POLICY, Settings(0, 0.0, 0, 0))
+    assert (part["n"], part["reason"]) == (4, None)
+    assert part["model"]["recall"]["value"] == 1 and part["champion"]["recall"]["value"] == 0
+    assert part["model"]["recall"]["n"] == 2, "only golden posts are counted"
+    assert part["comparison"]["cost_per_1000"]["value"] == -25_000, "two of four posts cost 50 less"
+    alone = golden_figures(golden, ours, None, POLICY, Settings(0, 0.0, 0, 0))
+    assert alone["champion"] is None and alone["comparison"] is None and alone["model"] == part["model"]
+    none = golden_figures(pa.table({"golden": [False] * 8}), ours, theirs, POLICY, Settings(0, 0.0, 0, 0))
+    assert (none["n"], none["reason"], none["model"]) == (0, "the golden set is empty", None)
