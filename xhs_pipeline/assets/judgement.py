@@ -15,6 +15,9 @@ from xhs_pipeline.profile import settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
 from xhs_pipeline.worker import run
 
+SHOWN_FIGURES = (
+    "binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate", "cost_per_1000",
+)  # fmt: skip
 GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
 
 
@@ -38,6 +41,7 @@ def evaluation_report(
     from xhs_pipeline.judgement.champion import model_folder, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
+    from xhs_pipeline.judgement.page import pictures
     from xhs_pipeline.judgement.plots import confusion_matrix
     from xhs_pipeline.splits.sharegpt import groups_trained_and_tested
 
@@ -81,25 +85,27 @@ def evaluation_report(
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         report = read_json(artifact.file("report.json"))
-        matrices = report["figures"]["model"]["confusion"]
-        columns = {"model": report["figures"]["model"], **report["figures"]["floors"]}
-        names = ["binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate"]
+        figures = report["figures"]
+        in_use = {"champion": figures["champion"]} if figures["champion"] else {}
+        columns = {"model": figures["model"], **in_use, **figures["floors"]}
         return {
             "gate": report["gate"]["status"],
             **{name: round(value, 4) for name, value in artifact.manifest["counts"]["key_figures"].items()},
             "report": dg.MetadataValue.path(artifact.file("report.html")),
-            "model_beside_floors": shown.table(
+            "model_beside_others": shown.table(
                 ["figure", *columns],
-                [
-                    [name, *(_rounded(figures["headline"][name]["value"]) for figures in columns.values())]
-                    for name in names
-                ],
+                [[name, *(_rounded(f["headline"][name]["value"]) for f in columns.values())] for name in SHOWN_FIGURES],
             ),
+            **{
+                name: dg.MetadataValue.md("\n\n".join(f"![{p.title}]({p.uri})" for p in drawn))
+                for name in ("beside", "compared", "reliability", "risk_coverage", "evasion")
+                if (drawn := getattr(pictures, name)(report))
+            },
             **{
                 f"{kind}_confusion": shown.picture(
                     confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix"
                 )
-                for kind, matrix in matrices.items()
+                for kind, matrix in figures["model"]["confusion"].items()
             },
             "gates": shown.table(
                 ["gate", "status", "observed", "limit", "n"],
