@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from xhs_pipeline.judgement import page, report
 from xhs_pipeline.judgement.figures import figure
-from xhs_pipeline.judgement.page import summary, words
+from xhs_pipeline.judgement.page import summary, tables, words
 from xhs_pipeline_tests.reports import build, context, example, full, jpeg, parts
 from xhs_pipeline_tests.test_judgement_metrics import POLICY, frame
 from xhs_pipeline_tests.test_judgement_report import BETTER, MIDDLING, TRUTH
@@ -31,8 +32,13 @@ def shown(content: dict[str, Any], examples: tuple = (), regressions: tuple = ()
     return page.render_html(content, list(examples), POLICY, list(regressions))
 
 
-def first_screen(html: str) -> str:
-    return html[html.index("<header>") : html.index("<nav")]
+def first_screen(content: dict[str, Any]) -> str:
+    """All that the first screen says, one line each."""
+    top = summary.banner(content)
+    lines = [top["title"], top["text"], *("：".join(reason) for reason in top["reasons"]), f"另有 {top['more']} 项"]
+    for card in summary.cards(content):
+        lines += [f"{card['question']} [{card['tone']}] {card['answer']}", *card["lines"], card["command"]]
+    return "\n".join(lines)
 
 
 def changed(**gates: str) -> dict[str, Any]:
@@ -49,22 +55,32 @@ def changed(**gates: str) -> dict[str, Any]:
 
 
 def test_the_first_screen_gives_the_verdict_its_reasons_and_what_to_do() -> None:
-    assert "可以发布" in first_screen(shown(changed()))
-    failed = first_screen(shown(changed(merge_agreement="fail", invalid_share="insufficient")))
+    assert "可以发布" in first_screen(changed())
+    failed = first_screen(changed(merge_agreement="fail", invalid_share="insufficient"))
     assert "不得发布" in failed and "签字不能放行" in failed
     assert failed.index("合并前后一致") < failed.index("无效回答够少"), "what failed stands before what lacks evidence"
-    lacking = first_screen(shown(changed(merge_agreement="insufficient")))
+    lacking = first_screen(changed(merge_agreement="insufficient"))
     assert "需要人工签字" in lacking
     assert "python -m xhs_pipeline.release sign-off a3f9c1d27b60 --name 姓名 --reason 原因" in lacking
 
 
 def test_more_reasons_than_fit_are_counted_and_all_stand_in_the_gates_table() -> None:
     names = [g["name"] for g in full()["gate"]["gates"]]
-    html = shown(changed(**dict.fromkeys(names, "fail")))
-    assert first_screen(html).count("<b>✗ 未通过：") == 3
-    assert f"另有 {len(names) - 3} 项" in first_screen(html)
-    table = html[html.index('id="gates"') : html.index('id="headline"')]
-    assert table.count("✗ 未通过") == len(names)
+    content = changed(**dict.fromkeys(names, "fail"))
+    assert first_screen(content).count("✗ 未通过：") == 3
+    assert f"另有 {len(names) - 3} 项" in first_screen(content)
+    assert [row.cells[0].text for row in tables.gates(content).rows] == ["✗ 未通过"] * len(names)
+
+
+def test_all_that_the_first_screen_says_stands_on_the_page_before_everything_else() -> None:
+    content = changed(merge_agreement="insufficient")
+    content["context"]["base_note"] = "内置的极小模型 <b>"
+    html = shown(content)
+    top = unescape(re.sub(r"<[^>]*>", "", html[html.index("<header>") : html.index("<nav")]))
+    for line in first_screen(content).splitlines():
+        for part in re.split(r"：| \[\w+\] |另有 0 项", line):
+            assert part in top
+    assert "内置的极小模型 <b>" in top
 
 
 def test_better_is_said_only_where_an_interval_says_so() -> None:
@@ -83,22 +99,20 @@ def test_better_is_said_only_where_an_interval_says_so() -> None:
 
 
 def test_a_model_below_the_linear_floor_is_told_so_on_the_first_screen() -> None:
-    below = first_screen(shown(build(TRUTH, MIDDLING, tfidf=BETTER)))
-    assert re.search(
-        r'<div class="card bad"><h2>比在用模型好吗？.*质量低于 TF-IDF 基线（类别宏平均 F1 [0-9.]+% 对 100.0%）', below
-    )
-    assert "质量低于" not in first_screen(shown(build(TRUTH, BETTER, tfidf=MIDDLING)))
+    below = first_screen(build(TRUTH, MIDDLING, tfidf=BETTER))
+    assert re.search(r"比在用模型好吗？ \[bad\]", below)
+    assert re.search(r"质量低于 TF-IDF 基线（类别宏平均 F1 [0-9.]+% 对 100.0%）", below)
+    assert "质量低于" not in first_screen(build(TRUTH, BETTER, tfidf=MIDDLING))
 
 
 def test_without_a_champion_and_with_one_that_was_not_compared_the_page_says_so() -> None:
-    assert "没有在用模型" in first_screen(shown(build(TRUTH, BETTER, tfidf=MIDDLING)))
+    assert "没有在用模型" in first_screen(build(TRUTH, BETTER, tfidf=MIDDLING))
     told = build(TRUTH, BETTER, tfidf=MIDDLING, champion_version="old", notes={"champion": "它的文件夹不见了"})
-    assert "未与在用模型比较" in first_screen(shown(told)) and "它的文件夹不见了" in first_screen(shown(told))
+    assert "未与在用模型比较" in first_screen(told) and "它的文件夹不见了" in first_screen(told)
 
 
-def test_notes_about_the_base_and_about_posts_seen_in_training_are_on_the_first_screen() -> None:
-    told = build(TRUTH, BETTER, tfidf=MIDDLING, base_note="内置的极小模型", seen_unknown="训练数据已删除")
-    assert "内置的极小模型" in first_screen(shown(told)) and "训练数据已删除" in first_screen(shown(told))
+def test_the_reader_is_told_when_it_is_not_known_which_posts_the_model_was_trained_on() -> None:
+    assert "训练数据已删除" in first_screen(build(TRUTH, BETTER, tfidf=MIDDLING, seen_unknown="训练数据已删除"))
 
 
 def test_for_whom_names_the_categories_and_slices_whose_interval_says_so() -> None:
@@ -113,7 +127,7 @@ def test_for_whom_names_the_categories_and_slices_whose_interval_says_so() -> No
     content["comparison"]["slices"]["week"]["2026-02-09"]["cost_per_1000"] = figure(70.0, 50, bounds=(20.0, 120.0))
     slice_row = content["figures"]["model"]["slices"]["week"]["2026-02-16"]
     slice_row["flagged"], slice_row["excludes_overall"] = True, True
-    said = first_screen(shown(content))
+    said = first_screen(content)
     assert "0 项明显变好，1 项明显变差" in said
     assert "变差最多：诈骗 召回率 −20.00 点（−30.00 到 −10.00）" in said
     assert "切片变差最多：周次：2026-02-09 每千帖代价 +70.0（+20.0 到 +120.0）" in said
