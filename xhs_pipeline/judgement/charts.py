@@ -19,6 +19,7 @@ SMALL = 1.72  # two beside each other there
 TEXT = 9  # points: 12 CSS pixels
 ROW = 0.24  # inches
 SOFT = "#5c6b78"
+NAME = 1.6  # inches at most for the names of rows; longer ones are cut
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def intervals(
     if not rows:
         raise ValueError("a picture of intervals needs at least one row")
     legend = legend or {}
+    rows = [(_cut(name), marks) for name, marks in rows]
     most = max(len(marks) for _, marks in rows)
     step = max(ROW, 0.13 * most + 0.1)
     with style():
@@ -69,10 +71,7 @@ def intervals(
         axes = _placed(picture, max(_width(name) for name, _ in rows) + 0.14, bottom, 0.16, top)
         for place, (_, marks) in enumerate(rows):
             for i, (look, figure) in enumerate(marks):
-                if figure["value"] is not None:
-                    if bars:
-                        axes.barh(place, figure["value"] * scale, 0.62, color=look.colour, alpha=0.35)
-                    _mark(axes, place + (i - (len(marks) - 1) / 2) * 0.7 / most, look, figure, scale)
+                _mark(axes, place + (i - (len(marks) - 1) / 2) * 0.7 / most, look, figure, scale, bars)
         for i, (value, text) in enumerate(lines):
             axes.axvline(value * scale, color=INK, linewidth=0.9, linestyle=("-", "--", ":")[i % 3])
             if text:
@@ -149,11 +148,11 @@ def curves(
     return svg(picture)
 
 
-def reliability(bins: Sequence[tuple[float, Figure]], labels: tuple[str, str], title: str = "") -> str:
+def reliability(bins: Sequence[tuple[float, Figure]], labels: tuple[str, str]) -> str:
     """What was promised against what happened, in percent: (mean confidence, share of hits) of each bin, and the diagonal."""
     with style():
         picture = new_figure(WIDTH, 2.9)
-        axes = _placed(picture, 0.55, 0.48, 0.14, 0.28 if title else 0.1)
+        axes = _placed(picture, 0.55, 0.48, 0.14, 0.1)
         axes.plot([0, 100], [0, 100], color=SOFT, linewidth=1, linestyle="--")
         for confidence, figure in bins:
             value = figure["value"]
@@ -164,17 +163,20 @@ def reliability(bins: Sequence[tuple[float, Figure]], labels: tuple[str, str], t
         axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel=labels[0], ylabel=labels[1])
         axes.grid(color=GRID, linewidth=0.6)
         _plain(axes)
-        if title:
-            axes.set_title(title, fontsize=TEXT + 0.5)
     return svg(picture)
 
 
-def _mark(axes: "Axes", y: float, look: Look, figure: Figure, scale: float) -> None:
-    value, low, high = (None if v is None else v * scale for v in (figure["value"], figure["low"], figure["high"]))
-    if low is not None and high is not None:
-        axes.plot([low, high], [y, y], color=look.colour, linewidth=1.6, solid_capstyle="butt")
+def _mark(axes: "Axes", y: float, look: Look, figure: Figure, scale: float, bar: bool) -> None:
+    if figure["value"] is None:
+        return
+    if bar:
+        axes.barh(y, figure["value"] * scale, 0.62, color=look.colour, alpha=0.35)
+    if figure["low"] is not None and figure["high"] is not None:
+        axes.hlines(y, figure["low"] * scale, figure["high"] * scale, color=look.colour, linewidth=1.6)
     inside = look.colour if look.filled else "white"
-    axes.plot([value], [y], color=look.colour, marker=look.marker, markersize=5.5, markerfacecolor=inside)
+    axes.plot(
+        [figure["value"] * scale], [y], color=look.colour, marker=look.marker, markersize=5.5, markerfacecolor=inside
+    )
 
 
 def _placed(picture: "Picture", left: float, bottom: float, right: float, top: float) -> "Axes":
@@ -192,6 +194,12 @@ def _placed(picture: "Picture", left: float, bottom: float, right: float, top: f
 def _width(text: str) -> float:
     """About how wide `text` is drawn, in inches: a Chinese character is as wide as it is high."""
     return sum(1.0 if ord(c) > 0x2E7F else 0.6 for c in text) * TEXT / 72
+
+
+def _cut(text: str) -> str:
+    while _width(text) > NAME:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
 
 
 def _plain(axes: "Axes", *more: str) -> None:

@@ -173,9 +173,12 @@ def style() -> Iterator[None]:
 
 def svg(figure: "Figure") -> str:
     """The figure as SVG text that starts with <svg; the same figure gives the same bytes."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     with style():
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # not savefig, which draws everything twice
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]  # without the XML prologue it can also stand inside HTML
     text = re.sub(r" ?<metadata>.*?</metadata>\n?", "", text, count=1, flags=re.DOTALL)

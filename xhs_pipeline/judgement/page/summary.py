@@ -124,9 +124,7 @@ def _most(word: str, changes: list[tuple[str, Mapping[str, Any], str]]) -> str:
     if not changes:
         return f"{word}：没有哪一类的区间能说明"
     name, figure, unit = changes[0]
-    return f"{word}最多：{name} {words.difference(figure, unit)}" + (
-        f"，共 {len(changes)} 项" if len(changes) > 1 else ""
-    )
+    return f"{word}最多：{name} {words.difference(figure, unit)}"
 
 
 def _flagged(model: Mapping[str, Any]) -> str:

@@ -66,11 +66,15 @@ CUTS = {
     "language": "语言",
     "week": "周次",
 }
+NAME = 40  # characters of a slice's name
 VALUES = {"yes": "是", "no": "否", "(none)": "（未注明）"}
 LANGUAGES = {"zh": "中文", "mixed": "中外文混合", "other": "其他"}
 QUESTIONS = {"verdict": "结论", "category": "类别", "violation": "是否违规"}
 
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc]")
+# all but U+200D, which joins emoji
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc]"
+)
 
 
 def shown(figure: Shown, unit: str = SHARE) -> str:
@@ -121,7 +125,8 @@ def floor_name(name: str) -> str:
 def slice_name(cut: str, name: str) -> str:
     """One slice in words: 有图片：否."""
     value = LANGUAGES.get(name, name) if cut == "language" else name.replace("over ", "超过 ")
-    return f"{CUTS.get(cut, cut)}：{VALUES.get(value, visible(value))}"
+    value = visible(VALUES.get(value, value))
+    return f"{CUTS.get(cut, cut)}：{value[:NAME] + '……' if len(value) > NAME else value}"
 
 
 def labels_of(kind: str, names: list[str], policy: Policy) -> list[str]:
