@@ -151,10 +151,10 @@ class Profile(BaseModel):
                 f"num_processes is {self.num_processes}, but an update has batch_size x accumulation = "
                 f"{self.batch_size * self.accumulation} records; raise accumulation"
             )
-        if self.num_processes > 1 and self.lora_modules == "all":
+        if self.num_processes > 1 and self.lora_modules == "all" and self.distribution == "fsdp":
             raise ValueError(
-                "lora_modules is 'all' with num_processes > 1; expected 'language': a process whose records have no image "
-                "would have no gradient for the vision tower"
+                "lora_modules is 'all' with distribution 'fsdp'; expected 'language', or 'ddp': processes that share out the "
+                "weights exchange the gradients they have, and one whose records have no image has none for the vision tower"
             )
         return self
 

@@ -25,7 +25,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
     kinds={"scikitlearn", "html"},
     pool=GPU_POOL,
     retry_policy=RETRY,
-    code_version="1",
+    code_version="2",
     description="report.html and report.json: the model on the test split beside the majority class, TF-IDF + logistic regression and "
     "the model in use; confusion matrices, slices, worst mistakes, and the gate's verdict.",
     check_specs=[check("evaluation_report", "release_gate", "The gate lets this model be released", blocking=False)],
@@ -46,7 +46,9 @@ def evaluation_report(
     champion_folder = store.folder("released_model")
     rival = rival_of(champion_folder, merged.version)
     proof = merged.manifest["counts"]
-    trained_on = store.get("adapter", merged.manifest["lineage"]["adapter"]).manifest["lineage"]["sharegpt_splits"]
+    tuned = store.get("adapter", merged.manifest["lineage"]["adapter"]).manifest
+    # An adapter from elsewhere is stored beside splits that it was not trained on here: what it has seen is not known.
+    known = "trained_elsewhere" not in tuned["counts"]
     arguments = {
         "model": str(merged.path),
         "splits": str(splits.path),
@@ -59,8 +61,10 @@ def evaluation_report(
             "data_versions": {"sharegpt_splits": splits.version, **splits.manifest["lineage"]},
             "champion_version": rival.version if rival else None,
             "groups_across_splits": groups_trained_and_tested(
-                store.get("sharegpt_splits", trained_on).path, splits.path
-            ),
+                store.get("sharegpt_splits", tuned["lineage"]["sharegpt_splits"]).path, splits.path
+            )
+            if known
+            else None,
             "merge_agreement": figure(proof["agreement_with_adapter"], proof["probe_posts"]),
         },
     }

@@ -99,7 +99,14 @@ def _value(number: Mapping[str, Any] | None) -> tuple[float | None, int, str]:
 
 def _groups(count: int | None) -> Gate:
     if count is None:
-        return Gate("groups_across_splits", INSUFFICIENT, None, 0, 0, "没有检查重复组是否跨数据集")
+        return Gate(
+            "groups_across_splits",
+            INSUFFICIENT,
+            None,
+            0,
+            0,
+            "不知道适配器训练时见过哪些帖子，无法检查重复组是否跨数据集",
+        )
     status, reason = (PASS, "没有重复组跨数据集") if count == 0 else (FAIL, f"{count} 个重复组跨数据集，测试结果不可信")
     return Gate("groups_across_splits", status, float(count), 0, int(count), reason)
 

@@ -83,7 +83,7 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
     mask[:, 0].diagonal(dim1=1, dim2=2).fill_(True)
 
     batch["input_ids"] = torch.cat([batch["input_ids"], nodes.expand(rows, size)], dim=1)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: sharded weights (FSDP) would stay inference tensors, and training fail
         logits = model(
             **batch, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=size + 1
         ).logits.float()
