@@ -206,9 +206,10 @@ _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 # The configurations for other trainers lie beside the splits; later stages look at the posts' files only.
 _EXPORTED = {
     "base_model", "base_revision", "base_hub", "quantization", "min_pixels", "max_pixels", "max_length", "lora_rank",
-    "lora_alpha", "lora_dropout", "lora_targets", "train_embeddings", "epochs", "max_steps", "batch_size", "accumulation",
-    "learning_rate", "schedule", "warmup", "weight_decay", "adam_beta2", "max_grad_norm", "precision",
-    "gradient_checkpointing",
+    "lora_alpha", "lora_dropout", "lora_rslora", "lora_dora", "lora_modules", "lora_targets", "train_embeddings", "epochs",
+    "max_steps", "batch_size", "accumulation", "optimizer", "learning_rate", "schedule", "warmup", "weight_decay", "adam_beta2",
+    "max_grad_norm", "evaluations", "early_stopping", "precision", "gradient_checkpointing", "num_processes",
+    "distribution",
 }  # fmt: skip
 STAGE_SETTINGS: dict[str, set[str]] = {
     "clean_posts": {"ocr"},
