@@ -111,7 +111,15 @@ def test_every_exported_setting_is_one_of_the_trainers_own_and_arrives(
         wanted = yaml.safe_load((splits / LLAMAFACTORY).read_text(encoding="utf-8"))
     else:
         wanted = exported_swift(splits)
-    names = {"model_name_or_path", "dataset", "val_dataset", "eval_dataset", "output_dir", "model", "report_to"}  # paths, and lists of one
+    names = {
+        "model_name_or_path",
+        "dataset",
+        "val_dataset",
+        "eval_dataset",
+        "output_dir",
+        "model",
+        "report_to",
+    }  # paths, and lists of one
     for name in wanted.keys() - names:
         assert same(parsed[name], wanted[name]), f"{name}: {parsed[name]} instead of {wanted[name]}"
 

@@ -36,6 +36,16 @@ def answer(word, log):
 """
 
 
+LAUNCHING = """
+from pathlib import Path
+from xhs_pipeline.profile import Profile
+from xhs_pipeline.training.launch import launch
+
+def stage(profile, folder, log):
+    return launch("some_stages:wait", {}, Profile(**profile), Path(folder), log)
+"""
+
+
 @pytest.fixture
 def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_stages.py").write_text(STAGES, encoding="utf-8")
@@ -174,13 +184,7 @@ def test_however_a_run_is_ended_all_its_processes_end_within_seconds(
     stages: None, tmp_path: Path, how: signal.Signals
 ) -> None:
     """The step runs a stage, the stage the launcher, the launcher two processes in sessions of their own."""
-    (tmp_path / "launching.py").write_text(
-        "from pathlib import Path\n"
-        "from xhs_pipeline.profile import Profile\n"
-        "from xhs_pipeline.training.launch import launch\n"
-        "def stage(profile, folder, log):\n"
-        "    return launch('some_stages:wait', {}, Profile(**profile), Path(folder), log)\n"
-    )
+    (tmp_path / "launching.py").write_text(LAUNCHING, encoding="utf-8")
     code = (
         "import json, sys\n"
         "from xhs_pipeline.worker import run\n"
@@ -211,3 +215,68 @@ def test_however_a_run_is_ended_all_its_processes_end_within_seconds(
     finally:
         step.kill()
         step.communicate()
+
+
+GRAPH = """
+import dagster as dg
+from xhs_pipeline.liveness import living_in_process_executor
+from xhs_pipeline.worker import run
+
+@dg.asset(pool="gpu")
+def adapter(context: dg.AssetExecutionContext) -> None:
+    run("launching:stage", {arguments}, context.log.info)
+
+defs = dg.Definitions(
+    assets=[adapter], jobs=[dg.define_asset_job("train", [adapter])], executor=living_in_process_executor
+)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="tells an ended process from a waiting one through /proc"
+)
+def test_a_run_cancelled_in_dagster_leaves_no_process_and_gives_its_place_in_the_pool_back(
+    stages: None, tmp_path: Path
+) -> None:
+    """As the UI cancels it: the run's launcher is asked to, which interrupts the process of the step."""
+    import dagster as dg
+
+    home = tmp_path / "home"
+    home.mkdir()
+    settings = (Path(__file__).resolve().parents[1] / ".dagster_home" / "dagster.yaml").read_text(encoding="utf-8")
+    at_once = (
+        "run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}\n"  # no daemon here
+    )
+    (home / "dagster.yaml").write_text(settings + at_once, encoding="utf-8")
+    (tmp_path / "launching.py").write_text(LAUNCHING, encoding="utf-8")
+    arguments = {"profile": TWO.model_dump(), "folder": str(tmp_path)}
+    (tmp_path / "graph.py").write_text(GRAPH.format(arguments=arguments), encoding="utf-8")
+    launched = subprocess.Popen(
+        [str(Path(sys.executable).parent / "dagster"), "job", "launch", "-m", "graph", "-j", "train"],
+        cwd=tmp_path,
+        env={**os.environ, "DAGSTER_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            deadline = time.monotonic() + 240
+            pids: list[int] = []
+            while len(pids) < 2:
+                assert time.monotonic() < deadline, "no two processes spoke in the run's log"
+                time.sleep(0.5)
+                said = [entry.user_message for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+                pids = [int(line.split()[1]) for line in said if line.startswith("pid ")]
+            assert all(map(alive, pids))
+            (run,) = instance.get_runs()
+            assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 1
+            assert instance.run_launcher.terminate(run.run_id)
+            deadline = time.monotonic() + 60
+            while any(map(alive, pids)) or not instance.get_runs()[0].is_finished:
+                assert time.monotonic() < deadline, f"{[pid for pid in pids if alive(pid)]} live on"
+                time.sleep(0.5)
+            assert instance.get_runs()[0].status == dg.DagsterRunStatus.CANCELED
+            assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
+    finally:
+        launched.terminate()
+        launched.wait()
