@@ -313,5 +313,8 @@ def test_settings_that_do_not_fit_together_are_refused() -> None:
         made(answer_length=600)
     with pytest.raises(ValueError, match="num_processes is 9, but an update has .* 4 records; raise accumulation"):
         made(num_processes=9)
-    with pytest.raises(ValueError, match="lora_modules is 'all' with num_processes > 1"):
-        made(num_processes=2, lora_modules="all")
+    with pytest.raises(
+        ValueError, match="lora_modules is 'all' with distribution 'fsdp'; expected 'language', or 'ddp'"
+    ):
+        made(num_processes=2, lora_modules="all", distribution="fsdp")
+    made(num_processes=2, lora_modules="all")

@@ -12,7 +12,9 @@ from typing import Any
 
 from xhs_pipeline.profile import Profile
 
-LAYERS = ["Qwen2VLDecoderLayer", "Qwen2VLVisionBlock"]  # what fsdp shares out one by one
+# What fsdp gathers one by one. The vision tower's blocks are gathered with the rest of the model: a process whose records have
+# no image would never ask for its share of them, and the others would wait for it.
+LAYERS = ["Qwen2VLDecoderLayer"]
 
 
 def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) -> Any:
@@ -23,7 +25,7 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
     import torch
     from transformers import TrainingArguments
 
-    gpu = torch.cuda.is_available()
+    gpu, sharded = torch.cuda.is_available(), profile.distribution == "fsdp" and profile.num_processes > 1
     if profile.optimizer != "adamw" and not gpu:
         raise ValueError(f"optimizer is {profile.optimizer!r} and there is no GPU; expected 'adamw'")
     # A row is the whole share of an update (training.qlora), so the library sees batches of one and nothing to accumulate.
@@ -41,7 +43,8 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
         max_grad_norm=profile.max_grad_norm,
         bf16=profile.precision == "bf16",
         use_cpu=not gpu,
-        ddp_find_unused_parameters=False,
+        # a process whose records have no image has no gradient for the vision tower
+        ddp_find_unused_parameters=profile.lora_modules == "all",
         eval_strategy="steps" if validating else "no",
         eval_steps=math.ceil(steps / profile.evaluations),
         save_strategy="steps",
@@ -57,8 +60,16 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
         dataloader_pin_memory=False,
         seed=profile.seed,
         data_seed=profile.seed,
-        **(fsdp_settings() if profile.distribution == "fsdp" and profile.num_processes > 1 else {}),
+        **(fsdp_settings() if sharded else {}),
     )
+    if sharded:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        # Computed in the type that the frozen weights are stored in (anything else would convert packed 4-bit weights as if they
+        # were numbers); gradients are summed in float32, and the loss and its weights stay as they are.
+        kind = torch.bfloat16 if arguments.bf16 else torch.float32
+        policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
     arguments._n_gpu = min(
         arguments.n_gpu, 1
     )  # with several in sight, the library would split batches within one process
@@ -75,6 +86,14 @@ def fsdp_settings() -> dict[str, Any]:
         "state_dict_type": "FULL_STATE_DICT",
     }
     return {"fsdp": True, "fsdp_config": config}
+
+
+def gathered(model: Any) -> dict[str, Any]:
+    """The trained weights of a sharded model, whole and on the CPU, in the first process. Every process must call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    return dict(get_model_state_dict(model, options=options))
 
 
 def trainer_class(
@@ -110,7 +129,7 @@ def trainer_class(
             losses = []
             for number, batch in enumerate(inputs, start=1):
                 self.tokens += batch.pop("tokens")
-                # processes may differ in their number of micro-batches: they meet once, in the last one
+                # processes of ddp may differ in their number of micro-batches: they meet once, in the last one
                 with contextlib.nullcontext() if number == len(inputs) else self.accelerator.no_sync(model):
                     losses.append(super().training_step(model, batch, num_items_in_batch))
             return torch.stack(losses).sum()
@@ -151,7 +170,7 @@ def trainer_class(
 
         def keep(self) -> None:
             """Write the adapter to `best`, whole or not at all. Every process calls this; the first one writes."""
-            state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
+            state = gathered(self.model) if self.is_fsdp_enabled else None
             if self.args.should_save:
                 unfinished = best.with_name(f".{best.name}")
                 shutil.rmtree(unfinished, ignore_errors=True)
