@@ -146,6 +146,21 @@ class ArtifactStore:
         """Weeks of a weekly artefact that are published, oldest first."""
         return sorted(p.parent.name for p in (self.root / key).glob("*/latest.json"))
 
+    def has_been_published(self, key: str) -> bool:
+        """Whether a version was ever published, as far as the files say: also where latest.json itself is gone."""
+        folder, tickets = self.folder(key), self.folder(key) / ".work" / "tickets.json"
+        if (folder / "latest.json").is_file():
+            return True
+        return read_json(tickets)["latest"] > 0 if tickets.is_file() else any(folder.glob("*/manifest.json"))
+
+    @contextlib.contextmanager
+    def alone(self, key: str, log: Callable[[str], None] = print) -> Iterator[None]:
+        """Hold the asset for one run at a time: a version that continues the latest one must not miss another's."""
+        work = self.folder(key) / ".work"
+        work.mkdir(parents=True, exist_ok=True)
+        with _lock(work / f"{key}.lock", log):
+            yield
+
     def build(
         self,
         key: str,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
-from xhs_pipeline.assets.splits import appeal_outcomes
+from xhs_pipeline.assets.splits import appeal_outcomes, golden_set
 from xhs_pipeline.liveness import end_dead_runs
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.fields import TIME_ZONE
@@ -24,7 +24,7 @@ weekly_job = dg.define_asset_job(
 )
 appeal_retrain = dg.define_asset_job(
     "appeal_retrain",
-    selection=dg.AssetSelection.assets(appeal_outcomes).downstream(),
+    selection=dg.AssetSelection.assets(golden_set, appeal_outcomes).downstream(),
     tags=RETRIES,
     description="Retrain on the posts that are there, with labels corrected by appeals, up to the release decision.",
 )

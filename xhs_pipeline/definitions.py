@@ -6,7 +6,7 @@ from xhs_pipeline.assets.judgement import evaluation_report, released_model
 from xhs_pipeline.assets.labels import label_issues
 from xhs_pipeline.assets.model import adapter, base_model, merged_model
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
-from xhs_pipeline.assets.splits import appeal_outcomes, sharegpt_splits
+from xhs_pipeline.assets.splits import appeal_outcomes, golden_set, sharegpt_splits
 from xhs_pipeline.automation import appeal_retrain, appeal_sensor, run_retention, weekly_job, weekly_retrain
 from xhs_pipeline.liveness import living_in_process_executor
 from xhs_pipeline.resources import Workspace, profile_resource
@@ -18,6 +18,7 @@ defs = dg.Definitions(
         unique_posts,
         label_issues,
         appeal_outcomes,
+        golden_set,
         sharegpt_splits,
         base_model,
         adapter,

@@ -1,246 +1,126 @@
-"""Judge posts from the command line: python -m xhs_pipeline.judge MODEL_DIR POSTS.jsonl OUT.jsonl [--source source.yaml]
+"""Judge posts from the command line: python -m xhs_pipeline.judge MODEL POSTS OUT [options]
 
-Posts are cleaned and de-identified exactly as for training, then judged by the code that the evaluation uses. OUT gets one
-line per judged post; a row that cannot be judged is reported on stderr by its number, counted, and never stops the rest. An
-image that cannot be used is reported and counted too, and its post is judged without it.
+Posts are cleaned and de-identified exactly as for training, then judged by the code that the evaluation uses. POSTS is
+streamed: JSON lines, CSV, xlsx, or parquet (a week of raw, clean or unique posts, and the splits, just as they are).
 
-OUT appears when the last row is done; until then its lines are in a hidden .part file beside it. So a run that fails or is
-killed leaves no half file under OUT's name, and an earlier OUT as it was. A device or pipe (/dev/stdout) is written directly.
-Exit status: 0, or 1 when none of the rows could be judged, or 2 when MODEL_DIR, POSTS or OUT cannot be used.
+OUT is JSON lines, one for every row of POSTS, in their order:
+  row                  the row's number in POSTS: line (JSON lines, CSV, xlsx) or row (parquet), from 1
+  post_id              null where the row could not be read
+  verdict, category    the decision: the cheapest by the policy's costs, human review below the confidence asked for
+  confidence           probability of the verdict that the decision was about, 0 to 1
+  expected_cost        what the decision costs on average, in the policy's units
+  verdict_probs, category_probs    probability of every verdict and category
+  model_version, policy_version    what answered, and the policy in whose words it was asked
+  calibrated           whether the probabilities were brought to the temperature that was fitted for this model
+  images_left_out      {reason: images} when some could not be used; the post is judged without them
+  error, detail        instead of all from verdict to calibrated: why the row was not judged (quarantine)
+  label_verdict, label_category, agrees    with --compare: what POSTS says, and whether all of that equals the answer
+  label_problems       with --compare: why a label could not be used, when it could not
+No line holds text of a post. Rows not judged and images left out are reported on stderr by row, and counted.
+
+OUT appears when the last row is done; until then its lines are in a hidden .part file beside it, and an earlier OUT stays as
+it was. A run that fails or is killed is continued by the same command: its finished chunks are kept, and OUT comes out as if
+nothing had happened. With another model, other posts, settings or calibration the part is thrown away, which is said. A
+device or pipe (/dev/stdout) is written directly.
+
+--compare writes figures of agreement to stderr for people, and to stdout as one line of JSON.
+Exit status: 0, or 1 when none of the rows could be judged, or 2 when MODEL, POSTS or OUT cannot be used; 130 when interrupted.
 """
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
 
-import pyarrow as pa
-
+from xhs_pipeline.judgement.agreement import table
+from xhs_pipeline.judgement.batch import Tally, judge_file
+from xhs_pipeline.judgement.in_use import champion_of, read_calibration
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.fields import Reject, post_id_value, read_images, text_value
-from xhs_pipeline.posts.rows import BadRow, read_rows
-from xhs_pipeline.posts.schema import RAW_POSTS
-from xhs_pipeline.posts.sources import BATCH_BYTES, Source, load_source
 
-if TYPE_CHECKING:
-    from xhs_pipeline.judgement.judge import Judge
-
-CHUNK = 256  # posts in memory at once, fewer when their images and texts reach BATCH_BYTES
-SHOWN_IMAGES = 3  # names in a line about images that were left out
-
-NumberedRow = tuple[int, dict[str, Any] | BadRow]
-
-
-@dataclass
-class Counts:
-    """What became of the rows: judged + not judged (by reason) = rows read. Images that were left out, by reason."""
-
-    judged: int = 0
-    not_judged: Counter[str] = field(default_factory=Counter)
-    images_left_out: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def rows(self) -> int:
-        return self.judged + self.not_judged.total()
+CHAMPION = "champion"
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def raw_rows(posts: Path, source_file: Path | None) -> Iterator[NumberedRow]:
-    """(row number, RAW_POSTS row without labels, or why it cannot be read). Raises SourceError for an unusable file."""
-    kind = posts.suffix.lstrip(".").lower()
-    kind = kind if kind in ("csv", "xlsx", "parquet") else "jsonl"
-    source = load_source(source_file) if source_file else Source(posts, kind, posts.name, posts.parent, {}, {})
-    wanted = {ours: theirs for ours, theirs in source.columns.items() if ours in ("post_id", "title", "body", "images")}
-    seen: set[str] = set()
-    for number, row in read_rows(posts, source.format, wanted, required=("post_id",)):
-        if isinstance(row, BadRow):
-            yield number, row
-            continue
-        try:
-            column = f"column {source.columns.get('post_id', 'post_id')!r}"
-            post = {"post_id": post_id_value(row.get("post_id"), column)} | _content(row, source.images_dir)
-        except Reject as reject:
-            yield number, BadRow(reject.reason, reject.detail)
-            continue
-        if post["post_id"] in seen:
-            yield number, BadRow("duplicate_post_id", "post_id repeats an earlier row's; the first is judged")
-            continue
-        seen.add(post["post_id"])
-        yield number, post
-
-
-def _content(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-    images, errors = read_images(row.get("images"), "images", folder)
-    return {
-        "title": text_value(row.get("title"), "title") or "",
-        "body": text_value(row.get("body"), "body") or "",
-        "images": images,
-        "image_errors": errors,
-    }
-
-
-def judge_file(model: Path, posts: Path, out: Path, source: Path | None = None) -> Counts:
-    """Judge every row of `posts` into `out` (JSON lines), which appears whole or not at all; returns what became of them.
-
-    Raises ValueError or OSError, one line each, when the model folder, the posts as a whole or `out` cannot be used, or when
-    the model was trained with text in images and the extra that reads it is not installed.
-    """
-    from xhs_pipeline.curation import ocr
-    from xhs_pipeline.judgement.judge import Judge
-    from xhs_pipeline.vlm.card import read_card
-
-    _check_paths(posts, out)
-    chunks = _chunks(raw_rows(posts, source))
-    first = list(islice(chunks, 1))  # a file that cannot be used shows before minutes of loading a model
-    counts = Counts()
-    policy = load_policy()
-    if read_card(model, policy).profile.ocr:
-        ocr.require()
-    with _whole_or_nothing(out) as lines:
-        judge = Judge(model, policy)
-        started = time.monotonic()
-        for chunk in chain(first, chunks):
-            for row in _judge_chunk(judge, chunk, counts):
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            lines.flush()
-            rate = counts.rows / (time.monotonic() - started)
-            _say(f"judged {counts.judged} of {counts.rows} rows, {rate:.1f} rows/s")
-    return counts
-
-
-def _judge_chunk(judge: "Judge", chunk: list[NumberedRow], counts: Counts) -> list[dict[str, Any]]:
-    """The lines for OUT. Counts every row, and says which were not judged and which images were left out."""
-    from xhs_pipeline.curation.clean import CleanSettings, clean_batch
-    from xhs_pipeline.judgement.judge import Post, as_row
-    from xhs_pipeline.vlm.scoring import Judgement
-
-    bad = [(number, row.reason, row.detail) for number, row in chunk if isinstance(row, BadRow)]
-    good = [(number, row) for number, row in chunk if isinstance(row, dict)]
-    numbers = {row["post_id"]: number for number, row in good}
-    cleaned = clean_batch(
-        pa.RecordBatch.from_pylist([row for _, row in good], schema=RAW_POSTS), CleanSettings(ocr=judge.profile.ocr)
-    )
-    bad += [(numbers[q["post_id"]], q["reason"], q["detail"]) for q in cleaned.quarantine.to_pylist()]
-    clean = [
-        Post(p["post_id"], p["title"], p["body"], tuple(i["bytes"] for i in p["images"]), p["ocr_text"], p["qr_codes"])
-        for p in cleaned.posts.to_pylist()
-    ]
-    rows = []
-    for post, judged in zip(clean, judge.judge(clean), strict=True):
-        if isinstance(judged, Judgement) and judged.valid:
-            rows.append(as_row(judged))
-        elif isinstance(judged, Judgement):
-            bad.append((numbers[post.post_id], "no_finite_probability", "the model gave no usable answer"))
-        else:
-            bad.append((numbers[post.post_id], judged.reason, judged.detail))
-    dropped = cleaned.dropped_images.to_pylist()
-    counts.judged += len(rows)
-    counts.not_judged.update(reason for _, reason, _ in bad)
-    counts.images_left_out.update(image["reason"] for image in dropped)
-    said = _left_out(dropped, numbers) + [(n, f"row {n} not judged: {why}: {detail}") for n, why, detail in bad]
-    for _, line in sorted(said, key=lambda numbered: numbered[0]):
-        _say(line)
-    return rows
-
-
-def _left_out(dropped: list[dict[str, Any]], numbers: dict[str, int]) -> list[tuple[int, str]]:
-    """(row number, line) for each reason why a post lost images, naming the first few."""
-    grouped: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for image in dropped:
-        grouped.setdefault((numbers[image["post_id"]], image["reason"]), []).append(image)
-    lines = []
-    for (number, reason), images in grouped.items():
-        names = ", ".join(image["path"] for image in images[:SHOWN_IMAGES])
-        more = ", ..." if len(images) > SHOWN_IMAGES else ""
-        lines.append((number, f"row {number}: {len(images)} image(s) left out: {reason}: {names}{more}"))
-    return lines
-
-
-def _check_paths(posts: Path, out: Path) -> None:
-    if not posts.exists():
-        raise FileNotFoundError(f"{posts}: no such file, expected the posts to judge")
-    if out.is_dir():
-        raise IsADirectoryError(f"{out}: a folder, expected the name of a file to write")
-    if not out.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{out}: no such folder; make it first")
-    if out.resolve() == posts.resolve() or (out.is_file() and out.samefile(posts)):
-        raise ValueError(f"{out}: OUT is the file of the posts, which it would replace; name another OUT")
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[TextIO]:
-    """A file to write that takes the name `out` only when the block ends well. What is no regular file is written directly."""
-    if str(out) == "/dev/stdout":  # opening it by name would cut off the file that a shell may have redirected it to
-        with open(1, "w", encoding="utf-8", closefd=False) as lines:
-            yield lines
-        return
-    if out.exists() and not out.is_file():
-        with out.open("w", encoding="utf-8") as lines:
-            yield lines
-        return
-    target = out.resolve()
-    part = target.with_name(f".{target.name[:50]}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as lines:
-            yield lines
-            lines.flush()
-            os.fsync(lines.fileno())
-        if target.exists():
-            shutil.copymode(target, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _chunks(rows: Iterable[NumberedRow]) -> Iterator[list[NumberedRow]]:
-    chunk: list[NumberedRow] = []
-    size = 0
-    for number, row in rows:
-        chunk.append((number, row))
-        if isinstance(row, dict):
-            size += len(row["title"]) + len(row["body"]) + sum(len(image["bytes"] or b"") for image in row["images"])
-        if len(chunk) >= CHUNK or size >= BATCH_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m xhs_pipeline.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path, help="a folder that merged_model wrote")
-    parser.add_argument(
-        "posts", type=Path, help="JSON lines (or CSV, xlsx, parquet) with post_id and title, body or images"
-    )
-    parser.add_argument("out", type=Path, help="JSON lines to write; not the file of the posts")
-    parser.add_argument("--source", type=Path, help="source YAML whose columns and images_dir map the posts")
-    options = parser.parse_args()
+    options = _parser().parse_args()
     try:
-        counts = judge_file(options.model, options.posts, options.out, options.source)
+        tally = _judge(options)
     except (ValueError, OSError) as problem:
         _say(f"error: {problem}")
         return 2
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on with what is done")
+        return 130
     _say(
-        f"done: {counts.judged} judged into {options.out}, {_shown(counts.not_judged)} not judged, {_shown(counts.images_left_out)} images left out"
+        f"done: {tally.judged} judged into {options.out}, {_shown(tally.not_judged)} not judged, "
+        f"{_shown(tally.images_left_out)} images left out"
     )
-    if counts.rows and not counts.judged:
-        _say(f"error: none of the {counts.rows} rows read could be judged; the reasons stand above")
+    if tally.agreement:
+        figures = tally.agreement.figures(load_policy())
+        _say(table(figures))
+        print(json.dumps({"not_judged": dict(tally.not_judged), **figures}, ensure_ascii=False))
+    if tally.rows and not tally.judged:
+        _say(f"error: none of the {tally.rows} rows read could be judged; the reasons stand above")
         return 1
     return 0
+
+
+def _judge(options: argparse.Namespace) -> Tally:
+    if options.compare and str(options.out) == "/dev/stdout":
+        raise ValueError("--compare writes its figures to standard output; name a file as OUT")
+    return judge_file(
+        _champion() if options.model == CHAMPION else Path(options.model),
+        options.posts,
+        options.out,
+        options.source,
+        calibration=read_calibration(options.calibration) if options.calibration else None,
+        compare=options.compare,
+        processes=options.processes,
+        say=_say,
+    )
+
+
+def _champion() -> Path:
+    from xhs_pipeline.resources import Workspace  # it imports Dagster, which takes seconds
+
+    return champion_of(Workspace(data_dir="", source="").root)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xhs_pipeline.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help=f"a folder that merged_model wrote, or the word {CHAMPION}: the model in use under XHS_DATA_DIR",
+    )
+    parser.add_argument(
+        "posts",
+        metavar="POSTS",
+        type=Path,
+        help="JSON lines (or CSV, xlsx, parquet) with post_id and title, body or images",
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="JSON lines to write; not the file of the posts")
+    parser.add_argument("--source", type=Path, help="source YAML whose columns, values and images_dir map the posts")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="calibration.json of an evaluation report; without it that of the report that MODEL was released on, if it was",
+    )
+    parser.add_argument("--compare", action="store_true", help="compare with verdict and category in POSTS")
+    parser.add_argument("--processes", type=_positive, default=1, help="that clean posts beside the model (default: 1)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
 
 
 def _shown(counted: Counter[str]) -> str:

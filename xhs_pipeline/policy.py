@@ -1,8 +1,11 @@
-"""The moderation policy as an object: verdicts, categories, costs, gates and wording, all read from policy.yaml.
+"""The moderation policy as an object: verdicts, categories, costs, gates and wording, all read from one YAML file.
+
+That is policy.yaml beside this module, or the file that `XHS_POLICY` names.
 
 Nothing here knows about posts, models or Dagster; no other module may spell a verdict's or a category's name.
 """
 
+import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +14,14 @@ from typing import Any
 import yaml
 
 POLICY_FILE = Path(__file__).with_name("policy.yaml")
+GATES = frozenset(
+    {
+        "max_invalid_share", "min_merge_agreement", "min_training_base_agreement", "max_champion_cost_rise",
+        "max_champion_recall_loss", "max_champion_fpr_rise", "min_severity3_recall", "min_severity3_posts",
+        "max_false_positive_rate", "max_false_positive_rate_upper", "min_harmless_posts", "max_ece",
+        "min_evasion_retention", "min_worst_evasion_retention", "max_evasion_fpr_rise",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Policy:
     categories: tuple[Category, ...]
     costs: dict[str, Any]
     gates: dict[str, float]
+    golden: dict[str, int]
     appeals: dict[str, Any]
     trusted_sources: tuple[str, ...]
     deployment: dict[str, Any]
@@ -123,17 +135,24 @@ def _require(condition: bool, path: Path, message: str) -> None:
         raise ValueError(f"{path}: {message}")
 
 
-@lru_cache(maxsize=8)
-def load_policy(path: Path = POLICY_FILE) -> Policy:
-    """Read and validate a policy file.
+def load_policy(path: Path | None = None) -> Policy:
+    """Read and validate a policy file: `path`, else the one that `XHS_POLICY` names, else policy.yaml beside this module.
 
-    Raises ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
-    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section is missing, a prevalence is
-    no share, or a prompt or an answer line lacks its placeholder.
+    Raises FileNotFoundError when there is no such file, and ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
+    unknown verdict, one name begins another, no category (or more than one) has severity 0, a section or a limit is missing or
+    unknown, a limit is no number, a prevalence is no share, or a prompt or an answer line lacks its placeholder.
     """
+    path = path or Path(os.environ.get("XHS_POLICY") or POLICY_FILE)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such policy file; see XHS_POLICY, or copy {POLICY_FILE}")
+    return _load_policy(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _load_policy(path: Path, edited: int) -> Policy:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     sections = (
-        "version", "verdicts", "categories", "costs", "gates", "appeals", "trusted_sources", "deployment", "prompt", "answer",
+        "version", "verdicts", "categories", "costs", "gates", "golden", "appeals", "trusted_sources", "deployment", "prompt", "answer",
     )  # fmt: skip
     missing = [name for name in sections if name not in (raw or {})]
     _require(not missing, path, f"the policy lacks {', '.join(missing)}")
@@ -162,12 +181,22 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     trusted = raw["trusted_sources"]
     fits = isinstance(trusted, list) and all(isinstance(s, str) for s in trusted) and len(set(trusted)) == len(trusted)
     _require(fits, path, f"trusted_sources is {trusted!r}; expected a list of different label sources, e.g. [appeal]")
+    frozen = raw["golden"].get("per_category") if isinstance(raw["golden"], dict) else None
+    whole = isinstance(frozen, int) and not isinstance(frozen, bool) and frozen > 0
+    _require(whole, path, f"golden.per_category is {frozen!r}, expected a number of posts, at least 1")
     shares = raw["deployment"].get("prevalence") if isinstance(raw["deployment"], dict) else None
     _require(
         isinstance(shares, list) and all(isinstance(p, float) and 0 < p < 1 for p in shares),
         path,
         f"deployment.prevalence is {shares!r}, expected a list of shares between 0 and 1",
     )
+    gates = raw["gates"] if isinstance(raw["gates"], dict) else {}
+    for fault, named in (("lacks", GATES - set(gates)), ("holds unknown", set(gates) - GATES)):
+        _require(
+            not named, path, f"gates {fault} {', '.join(sorted(map(str, named)))}; expected {', '.join(sorted(GATES))}"
+        )
+    wrong = [f"{k}={v!r}" for k, v in gates.items() if isinstance(v, bool) or not isinstance(v, int | float) or v < 0]
+    _require(not wrong, path, f"gates: {', '.join(wrong)}; expected numbers from 0")
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")
@@ -181,6 +210,7 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
         categories=categories,
         costs=raw["costs"],
         gates=raw["gates"],
+        golden=raw["golden"],
         appeals=raw["appeals"],
         trusted_sources=tuple(raw["trusted_sources"]),
         deployment=raw["deployment"],

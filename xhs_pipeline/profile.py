@@ -122,6 +122,12 @@ class Profile(BaseModel):
     min_confidence: float = Field(
         0.0, ge=0, le=1, description="a verdict less probable than this goes to human review; 0 = off"
     )
+    evasion_posts: int = Field(
+        200, ge=0, description="violating and as many harmless test posts that are judged in every disguise; 0 = none"
+    )
+    newest_week_posts: int = Field(
+        2000, ge=0, description="posts of the newest week that the model in use is judged on before any are trained on"
+    )
     shard_size: str = Field("2GB", description="largest file of the merged model")
 
     # the embedded model, used only where base_model is 'tiny'
@@ -199,7 +205,7 @@ _SPLITS = {
     "validation_share", "calibration_share", "test_share", "balance_by", "train_quotas", "label_issues", "label_issue_weight",
     "json_export",
 }  # fmt: skip
-_DECISIONS = {"min_confidence"}  # nothing is trained or merged by it
+_DECISIONS = {"min_confidence", "evasion_posts", "newest_week_posts"}  # nothing is trained or merged by them
 # How often a run saves and how many posts it judges at once: nothing that it trains depends on them.
 _PACE = {"checkpoints", "score_batch_size"}
 _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}

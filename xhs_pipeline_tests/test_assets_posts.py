@@ -19,12 +19,12 @@ from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.labels import label_issues
 from xhs_pipeline.assets.posts import clean_posts, raw_posts, unique_posts
 from xhs_pipeline.assets.publish import upstream
-from xhs_pipeline.assets.splits import appeal_outcomes, sharegpt_splits
+from xhs_pipeline.assets.splits import appeal_outcomes, golden_set, sharegpt_splits
 from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline.splits.grouping import SPLITS
 from xhs_pipeline_tests.test_appeals_events import event, lines
 
-ASSETS = [raw_posts, clean_posts, unique_posts, label_issues, appeal_outcomes, sharegpt_splits]
+ASSETS = [raw_posts, clean_posts, unique_posts, label_issues, appeal_outcomes, golden_set, sharegpt_splits]
 FIRST, SECOND = "2026-02-16", "2026-02-23"
 
 # Their names, their words, their dates: nothing of it is ours, and no code is written.
@@ -141,7 +141,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
 ) -> None:
     result = run(workspace, instance)
     assert result.success
-    raw, clean, unique, issues, outcomes, splits = (metadata(result, a.key.to_user_string()) for a in ASSETS)
+    raw, clean, unique, issues, outcomes, golden, splits = (metadata(result, a.key.to_user_string()) for a in ASSETS)
 
     # what is shown is what the files hold
     for shown_, key in ((raw, "raw_posts"), (clean, "clean_posts")):
@@ -152,6 +152,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
     assert unique["removed"] == rows_in(unique["folder"], "removed")
     assert issues["dagster/row_count"] == rows_in(issues["folder"], "label_issues")
     assert outcomes["dagster/row_count"] == rows_in(outcomes["folder"], "outcomes") == 1
+    assert golden["dagster/row_count"] == rows_in(golden["folder"], "golden") == golden["enrolled"]
     assert splits["dagster/row_count"] == sum(rows_in(splits["folder"], name) for name in SPLITS)
 
     # 33 rows of the week: one verdict nobody knows, one post that says nothing, one that repeats another
@@ -161,7 +162,7 @@ def test_a_users_own_csv_becomes_splits_with_no_code_and_no_row_is_lost(
     assert issues["questioned"] == 30 and "| category | 1 | 1" in issues["reviewer_agreement"].replace(r"&#46;", ".")
     assert (splits["dagster/row_count"], splits["corrected_on_appeal"]) == (30, 1)
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
-    assert len(result.get_asset_check_evaluations()) == 1 + 2 + 2 + 2 + 5
+    assert len(result.get_asset_check_evaluations()) == 1 + 2 + 2 + 2 + 2 + 6
 
     # the versions that Dagster knows are the folders' names
     for key, shown_ in (("raw_posts", raw), ("unique_posts", unique), ("sharegpt_splits", splits)):
@@ -289,6 +290,44 @@ def test_a_quota_for_a_label_that_is_not_there_fails_the_step_and_names_the_allo
     result = run(workspace, instance, run_config=config, raise_on_error=False)
     said = failure(result, "sharegpt_splits")
     assert "train_quotas names unknown labels 欺诈; allowed: 正常, 虚假宣传" in said
+
+
+# --- the golden set -----------------------------------------------------------------------------------------------------
+
+
+def test_another_seed_or_the_end_of_its_week_trains_no_model_on_a_golden_post(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    made = metadata(run(workspace, instance), "golden_set")
+    frozen = set(pq.read_table(Path(made["folder"]) / "golden.parquet", columns=["post_id"])["post_id"].to_pylist())
+    assert frozen and made["enrolled"] == len(frozen) and "n1" not in made["preview"]
+    shares = {"test_share": 0.0, "calibration_share": 0.0, "validation_share": 0.2}
+    everything_else = {"resources": {"profile": {"config": {"seed": 1, **shares}}}}
+    export(Path(workspace.source).parent, [row(n) for n in range(300, 330)])
+    for select in (
+        [golden_set, sharegpt_splits],
+        None,
+    ):  # the same posts, then a week that was exported anew without them
+        result = run(workspace, instance, FIRST if select is None else None, select=select, run_config=everything_else)
+        folder, golden = Path(metadata(result, "sharegpt_splits")["folder"]), metadata(result, "golden_set")
+        assert (golden["version"], golden["reused"]) == (made["version"], True)
+        ids = {name: set(pq.read_table(folder / f"{name}.parquet")["post_id"].to_pylist()) for name in SPLITS}
+        assert frozen <= ids["test"] and not frozen & (ids["train"] | ids["validation"] | ids["calibration"])
+        (check,) = (c for c in result.get_asset_check_evaluations() if c.check_name == "golden_never_trained")
+        assert check.passed and check.blocking
+        assert metadata(result, "sharegpt_splits")["golden_posts"] == len(frozen)
+
+
+def test_a_golden_set_that_was_edited_fails_whoever_reads_it_and_says_what_to_do(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    file = Path(metadata(run(workspace, instance), "golden_set")["folder"]) / "golden.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), file)
+    for asset in (golden_set, sharegpt_splits):
+        result = run(workspace, instance, None, select=[asset], raise_on_error=False)
+        said = failure(result, asset.key.to_user_string())
+        assert f"{file}: not the golden set that was published" in said and "restore the file from a backup" in said
 
 
 # --- two runs at once ---------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_the_weekly_job_takes_the_weeks_as_its_partitions() -> None:
     assert defs.resolve_job_def("weekly_job").partitions_def == WEEKS
 
 
-def test_the_weekly_job_runs_everything_and_the_appeal_job_what_follows_appeals() -> None:
+def test_the_weekly_job_runs_everything_and_the_appeal_job_the_golden_set_and_what_follows_appeals() -> None:
     everything = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     assert steps("weekly_job") == everything
     assert steps("appeal_retrain") == everything - {"raw_posts", "clean_posts", "unique_posts", "label_issues"}

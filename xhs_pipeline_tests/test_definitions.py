@@ -30,7 +30,7 @@ HEAVY = (
     "pandas",
 )
 ORDER = [
-    "raw_posts", "clean_posts", "unique_posts", "label_issues", "appeal_outcomes", "sharegpt_splits",
+    "raw_posts", "clean_posts", "unique_posts", "label_issues", "appeal_outcomes", "golden_set", "sharegpt_splits",
     "base_model", "adapter", "merged_model", "evaluation_report", "released_model",
 ]  # fmt: skip
 PARENTS = {
@@ -39,7 +39,8 @@ PARENTS = {
     "unique_posts": {"clean_posts"},
     "appeal_outcomes": set(),
     "label_issues": {"unique_posts"},
-    "sharegpt_splits": {"unique_posts", "label_issues", "appeal_outcomes"},
+    "golden_set": {"unique_posts", "label_issues"},
+    "sharegpt_splits": {"unique_posts", "label_issues", "appeal_outcomes", "golden_set"},
     "base_model": {"sharegpt_splits"},
     "adapter": {"sharegpt_splits", "base_model"},
     "merged_model": {"sharegpt_splits", "base_model", "adapter"},
@@ -132,7 +133,8 @@ def test_blocking_checks_guard_the_data_and_warnings_do_not_block() -> None:
     assert {check for check, blocks in blocking.items() if blocks} >= {
         ("raw_posts", "rows_accounted"), ("clean_posts", "rows_accounted"), ("clean_posts", "images_decode"),
         ("unique_posts", "rows_accounted"), ("sharegpt_splits", "no_group_across_splits"), ("sharegpt_splits", "labels_in_policy"),
-        ("sharegpt_splits", "placeholders_match_images"), ("merged_model", "merged_equals_adapter"),
+        ("sharegpt_splits", "placeholders_match_images"), ("sharegpt_splits", "golden_never_trained"),
+        ("golden_set", "nothing_changed"), ("golden_set", "rows_accounted"), ("merged_model", "merged_equals_adapter"),
     }  # fmt: skip
     assert not blocking["sharegpt_splits", "rationales_differ"]
 

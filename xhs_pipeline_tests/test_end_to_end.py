@@ -36,6 +36,7 @@ FILES = {
     "unique_posts": {f"posts/{WEEK}-0000.parquet", "removed.parquet", "label_conflicts.parquet"},
     "label_issues": {"label_issues.parquet", "report.json"},
     "appeal_outcomes": {"outcomes.parquet", "quarantine.parquet"},
+    "golden_set": {"golden.parquet"},
     "sharegpt_splits": {
         *(f"{s}.parquet" for s in ("train", "validation", "calibration", "test")),
         "quarantine.parquet",
@@ -176,7 +177,8 @@ def test_every_check_of_every_asset_ran(first: Run) -> None:
         ("rows_accounted", "raw_posts"), ("rows_accounted", "clean_posts"), ("images_decode", "clean_posts"),
         ("rows_accounted", "unique_posts"), ("posts_accounted", "label_issues"), ("no_group_across_splits", "sharegpt_splits"),
         ("labels_in_policy", "sharegpt_splits"), ("placeholders_match_images", "sharegpt_splits"),
-        ("rows_accounted", "sharegpt_splits"), ("records_accounted", "adapter"), ("merged_equals_adapter", "merged_model"),
+        ("rows_accounted", "sharegpt_splits"), ("golden_never_trained", "sharegpt_splits"),
+        ("nothing_changed", "golden_set"), ("rows_accounted", "golden_set"), ("records_accounted", "adapter"), ("merged_equals_adapter", "merged_model"),
     }  # fmt: skip
     assert blocking <= found
 
@@ -369,10 +371,9 @@ def test_posts_are_judged_from_the_command_line_and_bad_rows_are_reported(
         *(sys.executable, "-m", "xhs_pipeline.judge", model, str(posts), str(out)), "--source", str(source)
     )
     assert done.code == 0, done.said[-2000:]
-    judged = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert [row["post_id"] for row in judged] == ["a", "b", "c"]
-    for row in judged:
-        assert set(row) == {"post_id", "verdict", "category", "verdict_probs", "category_probs"}
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [(row["row"], row["post_id"]) for row in lines] == [(1, "a"), (2, "b"), (3, None), (4, None), (5, "c")]
+    for row in (row for row in lines if "error" not in row):
         assert list(row["verdict_probs"]) == list(POLICY.verdict_ids) and row["verdict"] in POLICY.verdict_ids
         assert list(row["category_probs"]) == list(POLICY.category_names) and row["category"] in POLICY.category_names
         assert sum(row["verdict_probs"].values()) == pytest.approx(1, abs=1e-4)

@@ -6,6 +6,7 @@ import random
 import pytest
 from PIL import Image
 
+from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.text import matching_form, normalise
 from xhs_pipeline.judgement import evasion
 from xhs_pipeline.judgement.evasion import CHINESE_NAMES, IN_IMAGE, TEXT_TRANSFORMS, Disguised, disguise
@@ -76,8 +77,30 @@ def test_the_text_moves_into_a_picture_and_leaves_the_body() -> None:
     assert image.format == "JPEG" and image.width == evasion.IMAGE_WIDTH
     low, high = image.convert("L").getextrema()
     assert low < 60 < 200 < high, "something is written there"
-    blank = Image.open(io.BytesIO(evasion.render_text("　")))
+    blank = Image.open(io.BytesIO(evasion.render_text("　")[0]))
     assert blank.convert("L").getextrema()[0] > 200
+
+
+def test_a_text_too_long_for_a_page_takes_several_that_cleaning_does_not_shrink() -> None:
+    try:
+        evasion.chinese_font()
+    except evasion.FontMissing as missing:
+        pytest.skip(str(missing))
+    moved = disguise(IN_IMAGE, "p1", Disguised("标题", "字" * 1000, (b"other",)), 1)
+    assert moved is not None and len(moved.images) == 3 and moved.images[2] == b"other"
+    for page in moved.images[:2]:
+        clean = clean_image(page)
+        assert (clean.width, clean.data) == (evasion.IMAGE_WIDTH, page)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_placeholder_stays_whole_whatever_stands_around_it(name: str) -> None:
+    post = Disguised("加我<微信号:谐音>", "<手机号>领红包赚钱5元<QQ号:变体>稳赚不赔<not one5>")
+    changed = disguise(name, "p1", post, 1)
+    assert changed is not None and changed != post
+    assert "<微信号:谐音>" in changed.title
+    assert changed.body.startswith("<手机号>") and "<QQ号:变体>" in changed.body
+    assert disguise(name, "p1", Disguised("<微信号:谐音>", "<QQ号><手机号:变体>"), 1) is None
 
 
 def test_no_table_maps_a_character_to_itself() -> None:

@@ -1,68 +1,104 @@
 """When a model may be released, and that a number nobody measured never lets it through."""
 
 import copy
+import functools
+from typing import Any
 
 import pytest
 
 from xhs_pipeline.judgement import gate, metrics
+from xhs_pipeline.judgement.figures import figure
+from xhs_pipeline.judgement.paired import compare
 from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, LURE, POLICY, frame
 
-TRUTH = [HARMLESS] * 4 + [FRAUD] * 4 + [LURE] * 2
-GOOD = [HARMLESS] * 4 + [FRAUD] * 4 + [HARMLESS, LURE]
+# Large enough for every gate: 3,100 harmless posts, 220 violations of severity 3.
+TRUTH = (HARMLESS,) * 3100 + (FRAUD,) * 220 + (LURE,) * 100
+PERFECT = TRUTH
+HELD_OUT = {
+    "macro_retention": figure(0.95, 400),
+    "worst_retention": figure(0.85, 40),
+    "benign_fpr_change": figure(0.002, 40),
+}
+FEW = (HARMLESS,) * 4 + (FRAUD,) * 4 + (LURE,) * 2
 
 
-def report(answers=GOOD, champion=None, **context):
-    figures = {
-        "model": metrics.evaluate(frame(TRUTH, answers), POLICY),
-        "floors": {"majority": metrics.evaluate(frame(TRUTH, [HARMLESS] * 10), POLICY)},
-        "champion": metrics.evaluate(frame(TRUTH, champion), POLICY) if champion else None,
-    }
-    agreement = metrics.figure(1.0, 64)
+@functools.cache
+def judged(truth: tuple[Any, ...], answers: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
+    predictions = frame(list(truth), list(answers), confidence=0.99)
+    return predictions, metrics.evaluate(predictions, POLICY, times=50)
+
+
+@functools.cache
+def compared(truth: tuple[Any, ...], answers: tuple[Any, ...], champion: tuple[Any, ...]) -> dict[str, Any]:
+    return compare(judged(truth, answers)[0], judged(truth, champion)[0], POLICY, 0)
+
+
+def report(
+    answers: tuple[Any, ...] = PERFECT,
+    champion: tuple[Any, ...] | None = None,
+    truth: tuple[Any, ...] = TRUTH,
+    evasion: dict[str, Any] | None = None,
+    **context: Any,
+) -> dict[str, Any]:
     return {
-        "figures": figures,
+        "figures": {
+            "model": judged(truth, answers)[1],
+            "floors": {"majority": judged(truth, (HARMLESS,) * len(truth))[1]},
+            "champion": judged(truth, champion)[1] if champion else None,
+        },
+        "comparison": compared(truth, answers, champion) if champion else None,
+        "evasion": HELD_OUT | (evasion or {}),
         "context": {
             "groups_across_splits": 0,
-            "merge_agreement": agreement,
+            "merge_agreement": figure(1.0, 64),
             "champion_version": "old" if champion else None,
             **context,
         },
     }
 
 
-def status_of(verdict: gate.GateVerdict, name: str) -> str:
-    return next(g.status for g in verdict.gates if g.name == name)
+def of(verdict: gate.GateVerdict, name: str) -> gate.Gate:
+    return next(g for g in verdict.gates if g.name == name)
 
 
-def test_a_sound_first_model_passes_every_gate():
+def wrong(answer: Any, of_them: Any, count: int, answers: tuple[Any, ...] = PERFECT) -> tuple[Any, ...]:
+    """`answers` where the first `count` posts that are truly `of_them` get `answer`."""
+    places = [i for i, true in enumerate(TRUTH) if true == of_them][:count]
+    return tuple(answer if i in places else given for i, given in enumerate(answers))
+
+
+def test_a_sound_first_model_passes_every_gate() -> None:
     verdict = gate.decide(report(), POLICY)
-    assert verdict.status == "pass", verdict.summary
-    assert verdict.passed
+    assert verdict.passed, verdict.summary
+    assert verdict.summary == f"pass: all {len(verdict.gates)} gates passed"
 
 
 @pytest.mark.parametrize(
-    ("name", "context"),
+    ("name", "changed"),
     [
         ("groups_across_splits", {"groups_across_splits": 1}),
-        ("merge_agreement", {"merge_agreement": metrics.figure(0.99, 200)}),
+        ("merge_agreement", {"merge_agreement": figure(0.99, 200)}),
+        ("invalid_share", {"answers": wrong(None, HARMLESS, 30)}),
+        ("severity3_recall", {"answers": wrong(HARMLESS, FRAUD, 12)}),
+        ("false_positive_rate", {"answers": wrong(FRAUD, HARMLESS, 40)}),
+        ("ece", {"answers": wrong(HARMLESS, LURE, 100, wrong(HARMLESS, FRAUD, 150))}),
+        ("evasion_macro_retention", {"evasion": {"macro_retention": figure(0.89, 400)}}),
+        ("evasion_worst_retention", {"evasion": {"worst_retention": figure(0.79, 40)}}),
+        ("evasion_benign_fpr", {"evasion": {"benign_fpr_change": figure(0.011, 40)}}),
     ],
 )
-def test_a_leaking_split_or_a_bad_merge_fails(name, context):
-    verdict = gate.decide(report(**context), POLICY)
+def test_each_limit_of_the_policy_holds_a_model_that_is_beyond_it(name: str, changed: dict[str, Any]) -> None:
+    verdict = gate.decide(report(**changed), POLICY)
+    found = of(verdict, name)
+    assert (verdict.status, found.status) == ("fail", "fail"), verdict.summary
+    assert name in verdict.summary and found.n >= 0 and found.observed is not None and found.limit is not None
+
+
+def test_a_model_that_answers_pass_to_everything_is_held_even_on_a_test_set_that_flatters_it() -> None:
+    verdict = gate.decide(report((HARMLESS,) * len(TRUTH)), POLICY)
     assert verdict.status == "fail"
-    assert status_of(verdict, name) == "fail"
-    assert name in verdict.summary
-
-
-def test_more_unusable_answers_than_the_policy_allows_fail():
-    verdict = gate.decide(report([None, *GOOD[1:]]), POLICY)
-    assert status_of(verdict, "invalid_share") == "fail"
-
-
-def test_a_model_that_answers_pass_to_everything_is_held_even_on_a_test_set_that_flatters_it():
-    verdict = gate.decide(report([HARMLESS] * 10), POLICY)
-    assert verdict.status == "fail"
-    assert status_of(verdict, "distinct_verdicts") == "fail"
-    assert status_of(verdict, "above_majority_floor") == "fail"
+    held = {g.name for g in verdict.gates if g.status == "fail"}
+    assert held >= {"distinct_verdicts", "above_majority_floor", "severity3_recall"}
 
 
 @pytest.mark.parametrize(
@@ -70,55 +106,91 @@ def test_a_model_that_answers_pass_to_everything_is_held_even_on_a_test_set_that
     [
         ("groups_across_splits", {"groups_across_splits": None}),
         ("merge_agreement", {"merge_agreement": None}),
-        ("merge_agreement", {"merge_agreement": metrics.figure(None, 0, "no probe posts")}),
-        ("champion_category_macro_f1", {"champion_version": "old"}),
+        ("merge_agreement", {"merge_agreement": figure(None, 0, "no probe posts")}),
+        ("champion_cost", {"champion_version": "old"}),
+        ("champion_category_recall", {"champion_version": "old"}),
+        ("champion_category_fpr", {"champion_version": "old"}),
+        ("evasion_macro_retention", {"evasion": {"macro_retention": figure(None, 3, "too few posts")}}),
+        ("evasion_worst_retention", {"evasion": {"worst_retention": None}}),
+        ("evasion_benign_fpr", {"evasion": {"benign_fpr_change": figure(None, 0)}}),
     ],
 )
-def test_a_missing_number_is_insufficient_and_never_a_pass(name, context):
+def test_a_missing_number_is_insufficient_and_never_a_pass(name: str, context: dict[str, Any]) -> None:
     verdict = gate.decide(report(**context), POLICY)
+    assert (verdict.status, of(verdict, name).status) == ("insufficient", "insufficient"), verdict.summary
+
+
+def test_few_posts_ask_for_a_person_whatever_they_say() -> None:
+    verdict = gate.decide(report(FEW, truth=FEW), POLICY)
     assert verdict.status == "insufficient"
-    assert status_of(verdict, name) == "insufficient"
+    for name, n in (("severity3_recall", 4), ("false_positive_rate", 4)):
+        assert (of(verdict, name).status, of(verdict, name).n, of(verdict, name).observed) == (
+            "insufficient", n, 1.0 if name == "severity3_recall" else 0.0,
+        )  # fmt: skip
 
 
-def test_a_report_that_holds_nothing_is_insufficient():
+def test_a_rate_within_its_limit_whose_interval_is_not_asks_for_a_person() -> None:
+    rate = report()
+    model = copy.deepcopy(rate["figures"]["model"])
+    model["headline"]["false_positive_rate"] |= {"value": 0.009, "low": 0.004, "high": 0.016}
+    rate["figures"] = rate["figures"] | {"model": model}
+    found = of(gate.decide(rate, POLICY), "false_positive_rate")
+    assert found.status == "insufficient" and "0.0160" in found.reason
+
+
+def test_a_report_that_holds_nothing_is_insufficient() -> None:
     verdict = gate.decide({}, POLICY)
     assert verdict.status == "insufficient"
     assert {g.status for g in verdict.gates} == {"insufficient"}
 
 
-def test_an_empty_test_split_is_insufficient():
+def test_an_empty_test_split_is_insufficient() -> None:
     empty = metrics.evaluate(frame([], []), POLICY)
-    judged = report()
-    judged["figures"] = {"model": empty, "floors": {"majority": empty}, "champion": None}
-    assert gate.decide(judged, POLICY).status == "insufficient"
+    nothing = report() | {"figures": {"model": empty, "floors": {"majority": empty}, "champion": None}}
+    assert gate.decide(nothing, POLICY).status == "insufficient"
 
 
-def test_a_failure_outweighs_what_is_missing():
+def test_a_failure_outweighs_what_is_missing() -> None:
     assert gate.decide(report(groups_across_splits=2, merge_agreement=None), POLICY).status == "fail"
 
 
-def test_a_model_below_the_model_in_use_fails_and_an_equal_one_passes():
-    worse = gate.decide(report(GOOD, champion=TRUTH), POLICY)
-    assert status_of(worse, "champion_category_macro_f1") == "fail"
-    assert status_of(worse, "champion_cost_per_1000") == "fail"
-    assert gate.decide(report(GOOD, champion=GOOD), POLICY).status == "pass"
+def test_an_equal_model_passes_and_a_surely_worse_one_fails() -> None:
+    assert gate.decide(report(champion=PERFECT), POLICY).passed
+    worse = gate.decide(report(wrong(HARMLESS, FRAUD, 10), champion=PERFECT), POLICY)
+    assert of(worse, "champion_cost").status == "fail"
 
 
-def test_a_better_macro_f1_does_not_buy_a_higher_cost():
-    # misses one fraud (50) instead of two lures (2 each), and gets both lures right
-    answers = [HARMLESS] * 4 + [HARMLESS] + [FRAUD] * 3 + [LURE] * 2
-    champion = [HARMLESS] * 4 + [FRAUD] * 4 + [HARMLESS] * 2
-    verdict = gate.decide(report(answers, champion=champion), POLICY)
-    assert status_of(verdict, "champion_category_macro_f1") == "pass"
-    assert status_of(verdict, "champion_cost_per_1000") == "fail"
+def test_a_planted_regression_in_one_category_is_held_though_the_macro_f1_is_better() -> None:
+    champion = wrong(HARMLESS, LURE, 100, wrong(HARMLESS, FRAUD, 10))  # finds no lure at all
+    planted = wrong(HARMLESS, FRAUD, 60)  # finds them all, and loses a quarter of the frauds
+    against = compared(TRUTH, planted, champion)
+    assert against["category_macro_f1"]["low"] > 0.2, "by its averages the model is better"
+    verdict = gate.decide(report(planted, champion=champion), POLICY)
+    found = of(verdict, "champion_category_recall")
+    assert (verdict.status, found.status) == ("fail", "fail")
+    assert found.reason.startswith("诈骗") and found.n == 220
 
 
-def test_a_stored_verdict_is_judged_by_its_gates_and_not_by_what_its_status_claims():
+def test_more_harmless_posts_given_one_category_are_held() -> None:
+    verdict = gate.decide(report(wrong(LURE, HARMLESS, 25), champion=PERFECT), POLICY)
+    assert of(verdict, "champion_category_fpr").status == "fail"
+    assert of(verdict, "champion_category_fpr").reason.startswith("私域引流")
+
+
+def test_a_difference_that_the_posts_cannot_settle_asks_for_a_person() -> None:
+    champion = wrong(HARMLESS, FRAUD, 3)
+    other = tuple(HARMLESS if i in (3200, 3201, 3202) else true for i, true in enumerate(TRUTH))  # three other frauds
+    verdict = gate.decide(report(other, champion=champion), POLICY)
+    assert of(verdict, "champion_cost").status == "insufficient"
+    assert of(verdict, "champion_cost").observed > 0, "the end of the interval, which is what the limit is for"
+
+
+def test_a_stored_verdict_is_judged_by_its_gates_and_not_by_what_its_status_claims() -> None:
     stored = gate.decide(report(groups_across_splits=3), POLICY).as_dict()
     edited = {**copy.deepcopy(stored), "status": "pass"}
     assert gate.GateVerdict.from_dict(stored).status == "fail"
     assert not gate.GateVerdict.from_dict(edited).passed
 
 
-def test_a_verdict_without_gates_does_not_pass():
+def test_a_verdict_without_gates_does_not_pass() -> None:
     assert gate.GateVerdict.from_dict({"status": "pass", "gates": []}).status == "insufficient"

@@ -103,14 +103,14 @@ def test_the_worst_mistakes_are_the_dearest_and_then_the_surest() -> None:
     truth = [HARMLESS, FRAUD, LURE, FRAUD, HARMLESS]
     predictions = frame(truth, [FRAUD, HARMLESS, HARMLESS, None, HARMLESS])
     posts = posts_table(truth, images=[[{"bytes": jpeg(), "path": "a"}], [], [], [], []])
-    found = report.worst_mistakes(predictions, posts, POLICY)
+    found = report.worst_mistakes(predictions, lambda ids: posts, POLICY)
     assert [e["post_id"] for e in found] == ["p1", "p0", "p2", "p3"]
     assert [e["cost"] for e in found] == [50.0, 5.0, 2.0, 0.5]
     assert [e["probability"] for e in found] == [pytest.approx(0.9)] * 3 + [None]
     assert found[1]["images"] == [jpeg()]
     assert found[3]["verdict"] is None
-    assert len(report.worst_mistakes(predictions, posts, POLICY, limit=2)) == 2
-    assert report.worst_mistakes(frame([], []), posts_table([]), POLICY) == []
+    assert len(report.worst_mistakes(predictions, lambda ids: posts, POLICY, limit=2)) == 2
+    assert report.worst_mistakes(frame([], []), lambda ids: posts_table([]), POLICY) == []
 
 
 def test_regressions_come_with_their_posts_in_the_order_of_the_comparison() -> None:
@@ -120,6 +120,6 @@ def test_regressions_come_with_their_posts_in_the_order_of_the_comparison() -> N
         frame(truth, [HARMLESS, FRAUD, HARMLESS, HARMLESS]),
     )
     posts = posts_table(truth, body=["零", "一", "二", "三"])
-    found = report.worst_regressions(compare(model, champion, POLICY, times=0), model, posts, POLICY)
+    found = report.worst_regressions(compare(model, champion, POLICY, times=0), model, lambda ids: posts, POLICY)
     assert [(e["post_id"], e["body"], e["added_cost"]) for e in found] == [("p1", "一", 50.0), ("p0", "零", 5.0)]
-    assert report.worst_regressions(None, model, posts, POLICY) == []
+    assert report.worst_regressions(None, model, lambda ids: posts, POLICY) == []

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from xhs_pipeline.artifacts import read_json
+from xhs_pipeline.judgement.frame import judged_frame
 from xhs_pipeline.judgement.judge import Judge, Post
-from xhs_pipeline.judgement.stages import predict
 from xhs_pipeline.policy import Category
 from xhs_pipeline.training.adapters import read_adapter, update_norms
 from xhs_pipeline.training.proof import with_adapter
@@ -243,7 +243,7 @@ def test_a_merged_model_judges_posts_as_the_evaluation_does(
     posts = [Post(r["post_id"], r["title"], r["body"], tuple(i["bytes"] for i in r["images"])) for r in rows]
     long = Post("too-long", "标题", "稳赚不赔" * 2000)
     judge.profile = judge.profile.model_copy(update={"text_head": 0, "text_tail": 0})
-    found = judge.judge([posts[0], long, *posts[1:]])
+    found = list(judge.judge([posts[0], long, *posts[1:]]))
     assert [j.post_id for j in found] == [posts[0].post_id, "too-long", *(p.post_id for p in posts[1:])]
     assert isinstance(found[1], Unfit) and found[1].reason == "too_long"
     examples, _ = load_examples(small_splits / "test.parquet", judge.processor, PROFILE)
@@ -270,22 +270,13 @@ def test_a_model_is_asked_in_its_own_words_after_the_policy_has_changed(
     assert before == after
     judge = Judge(small_merged[0], changed)
     assert (judge.policy.version, judge.policy.costs["escalate"]) == (POLICY.version, 7)
-    frame = predict(judge, _table(post), changed, lambda line: None)
+    frame = judged_frame(_table(post), list(judge.judge([post])), changed)
     assert frame["p_category_新规"].tolist() == [0.0], "a category it was not trained on gets no probability"
 
 
 def _table(post: Post) -> pa.Table:
-    row = {
-        "post_id": post.post_id,
-        "title": post.title,
-        "body": post.body,
-        "images": [],
-        "ocr_text": None,
-        "qr_codes": None,
-        "category": "诈骗",
-        "verdict": "remove",
-    }
-    return pa.Table.from_pylist([row])
+    labels = {"category": "诈骗", "verdict": "remove"}
+    return pa.Table.from_pylist([{"post_id": post.post_id, "title": post.title, "body": post.body, **labels}])
 
 
 def test_a_folder_whose_chat_template_was_edited_is_refused(

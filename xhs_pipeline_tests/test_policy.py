@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +146,30 @@ def test_a_broken_policy_is_an_error_that_names_the_file_and_the_value(
 def test_an_unknown_category_has_no_severity() -> None:
     with pytest.raises(ValueError, match="category '没有' is not in policy .*; allowed: 正常, 虚假宣传"):
         POLICY.severity("没有")
+
+
+def test_the_file_that_the_environment_names_is_read_and_read_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = changed(tmp_path, "max_ece: 0.05 ", "max_ece: 0.10 ")
+    monkeypatch.setenv("XHS_POLICY", str(file))
+    assert load_policy().gates["max_ece"] == 0.10
+    file.write_text(file.read_text(encoding="utf-8").replace("max_ece: 0.10 ", "max_ece: 0.20 "), encoding="utf-8")
+    os.utime(file, ns=(1, 1))
+    assert load_policy().gates["max_ece"] == 0.20
+    monkeypatch.setenv("XHS_POLICY", str(tmp_path / "none.yaml"))
+    with pytest.raises(FileNotFoundError, match="none.yaml: no such policy file; see XHS_POLICY"):
+        load_policy()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  max_ece: 0.05 ", "  # ", "gates lacks max_ece"),
+        ("  max_ece: 0.05 ", "  max_ece: 0.05\n  max_fcp: 1 ", "gates holds unknown max_fcp"),
+        ("  max_ece: 0.05 ", "  max_ece: low ", "gates: max_ece='low'; expected numbers from 0"),
+    ],
+)
+def test_a_limit_that_is_missing_unknown_or_no_number_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_policy(changed(tmp_path, old, new))

@@ -327,7 +327,7 @@ def sample(count: int = 120) -> list[dict[str, Any]]:
 def test_every_post_is_in_one_split_and_every_group_in_one(tmp_path: Path) -> None:
     _, built, splits = write(tmp_path, sample())
     assert failed(built) == [] and {c.name for c in built.checks if c.blocking} == {
-        "no_group_across_splits", "labels_in_policy", "placeholders_match_images", "rows_accounted",
+        "no_group_across_splits", "labels_in_policy", "placeholders_match_images", "rows_accounted", "golden_never_trained",
     }  # fmt: skip
     ids = [row["post_id"] for rows in splits.values() for row in rows]
     assert sorted(ids) == sorted(p["post_id"] for p in sample()) and built.counts["posts_in"] == 120
@@ -671,6 +671,20 @@ def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it
     corrected = next(row for row in rows if row["post_id"] == kept["post_id"])
     assert (corrected["verdict"], corrected["category"], corrected["label_source"]) == ("pass", "正常", "appeal")
     assert built.counts["corrected_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_an_appeal_on_a_removed_duplicate_whose_id_came_twice_is_not_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "unique"
+    gone = [
+        {"post_id": "gone", "kept_post_id": "p-1", "reason": "near_duplicate"},
+        {"post_id": "gone", "kept_post_id": "gone", "reason": "repeated_post_id"},
+    ]
+    write_unique_folder(folder, [post(n) for n in range(1, 40)], gone)
+    appeals = outcomes_file(tmp_path, event(1, post="gone"), event(2, "overturned", post="gone"))
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
+    assert (built.counts["corrected_on_appeal"], built.counts["appeals_without_post"]) == (1, 0)
 
 
 def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_last_one_decided(tmp_path: Path) -> None:

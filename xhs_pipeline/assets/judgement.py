@@ -5,15 +5,19 @@ from typing import Any
 
 import dagster as dg
 
-from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json
+from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, read_json
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.model import GPU_POOL, merged_model
 from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
+from xhs_pipeline.profile import settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
 from xhs_pipeline.worker import run
 
+SHOWN_FIGURES = (
+    "binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate", "cost_per_1000",
+)  # fmt: skip
 GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
 
 
@@ -25,9 +29,10 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
     kinds={"scikitlearn", "html"},
     pool=GPU_POOL,
     retry_policy=RETRY,
-    code_version="1",
-    description="report.html and report.json: the model on the test split beside the majority class, TF-IDF + logistic regression and "
-    "the model in use; confusion matrices, slices, worst mistakes, and the gate's verdict.",
+    code_version="2",
+    description="report.html and report.json: the model on the test split beside the model in use, the untuned base, TF-IDF + logistic "
+    "regression and the majority class; calibrated, with costs, slices, disguised posts, the golden set, the newest week, worst mistakes, "
+    "and the gate's verdict.",
     check_specs=[check("evaluation_report", "release_gate", "The gate lets this model be released", blocking=False)],
 )
 def evaluation_report(
@@ -36,6 +41,7 @@ def evaluation_report(
     from xhs_pipeline.judgement.champion import model_folder, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
+    from xhs_pipeline.judgement.page import pictures
     from xhs_pipeline.judgement.plots import confusion_matrix
     from xhs_pipeline.splits.sharegpt import groups_trained_and_tested
 
@@ -46,21 +52,28 @@ def evaluation_report(
     champion_folder = store.folder("released_model")
     rival = rival_of(champion_folder, merged.version)
     proof = merged.manifest["counts"]
-    trained_on = store.get("adapter", merged.manifest["lineage"]["adapter"]).manifest["lineage"]["sharegpt_splits"]
+    trained_on = _trained_on(store, merged.version)
     arguments = {
         "model": str(merged.path),
+        "base": str(base.path),
         "splits": str(splits.path),
-        "champion": str(model_folder(champion_folder, rival)) if rival else None,
-        "seed": settings.seed,
+        "champion": {
+            "version": rival.version,
+            "model": str(model_folder(champion_folder, rival)),
+            "report": str(store.folder("evaluation_report") / rival.report_version),
+            "trained_on": _trained_on(store, rival.version),
+        }
+        if rival
+        else None,
+        "settings": settings_of(settings, "evaluation_report"),
         "context": {
             "profile": checkpoint["name"],
             "model_version": merged.version,
             "base_note": checkpoint["note"],
             "data_versions": {"sharegpt_splits": splits.version, **splits.manifest["lineage"]},
             "champion_version": rival.version if rival else None,
-            "groups_across_splits": groups_trained_and_tested(
-                store.get("sharegpt_splits", trained_on).path, splits.path
-            ),
+            "groups_across_splits": groups_trained_and_tested(Path(trained_on), splits.path) if trained_on else None,
+            "seen_unknown": "" if trained_on else "the splits that the adapter was trained on are not there any more",
             "merge_agreement": figure(proof["agreement_with_adapter"], proof["probe_posts"]),
         },
     }
@@ -72,25 +85,27 @@ def evaluation_report(
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         report = read_json(artifact.file("report.json"))
-        matrices = report["figures"]["model"]["confusion"]
-        columns = {"model": report["figures"]["model"], **report["figures"]["floors"]}
-        names = ["binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate"]
+        figures = report["figures"]
+        in_use = {"champion": figures["champion"]} if figures["champion"] else {}
+        columns = {"model": figures["model"], **in_use, **figures["floors"]}
         return {
             "gate": report["gate"]["status"],
             **{name: round(value, 4) for name, value in artifact.manifest["counts"]["key_figures"].items()},
             "report": dg.MetadataValue.path(artifact.file("report.html")),
-            "model_beside_floors": shown.table(
+            "model_beside_others": shown.table(
                 ["figure", *columns],
-                [
-                    [name, *(_rounded(figures["headline"][name]["value"]) for figures in columns.values())]
-                    for name in names
-                ],
+                [[name, *(_rounded(f["headline"][name]["value"]) for f in columns.values())] for name in SHOWN_FIGURES],
             ),
+            **{
+                name: dg.MetadataValue.md("\n\n".join(f"![{p.title}]({p.uri})" for p in drawn))
+                for name in ("beside", "compared", "reliability", "risk_coverage", "evasion")
+                if (drawn := getattr(pictures, name)(report))
+            },
             **{
                 f"{kind}_confusion": shown.picture(
                     confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix"
                 )
-                for kind, matrix in matrices.items()
+                for kind, matrix in figures["model"]["confusion"].items()
             },
             "gates": shown.table(
                 ["gate", "status", "observed", "limit", "n"],
@@ -106,9 +121,23 @@ def evaluation_report(
         store,
         write,
         inputs={"merged_model": merged, "sharegpt_splits": splits, "champion": rival.version if rival else "none"},
-        settings={"policy": policy.wording, "gates": policy.gates, "costs": policy.costs, "seed": settings.seed},
+        settings={
+            "policy": policy.wording,
+            **{name: getattr(policy, name) for name in ("gates", "costs", "deployment")},
+            **settings_of(settings, "evaluation_report"),
+        },
         describe=describe,
     )
+
+
+def _trained_on(store: ArtifactStore, model_version: str) -> str | None:
+    """The folder of the splits that a merged model's adapter was trained on, or None when nobody can know."""
+    try:
+        merged = store.get("merged_model", model_version)
+        tuned = store.get("adapter", merged.manifest["lineage"]["adapter"])
+        return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path)
+    except FileNotFoundError:
+        return None
 
 
 def _rounded(value: float | None) -> str:

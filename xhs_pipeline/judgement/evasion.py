@@ -1,18 +1,21 @@
 """Disguises that people use to get past moderation, applied to posts on purpose. Rewrites posts; judges nothing.
 
 Each transform is seeded by the post's id, so a suite is the same every time and a post's disguise does not depend on which
-other posts are in it. A transform that finds nothing to disguise returns the text as it was; such posts do not count.
+other posts are in it. A transform that finds nothing to disguise returns the text as it was; such posts do not count. Typed
+placeholders such as <微信号> stay whole.
 """
 
 import functools
 import io
 import random
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xhs_pipeline.curation.identifiers import HOMOPHONE, TYPES, VARIANT
 from xhs_pipeline.judgement.evasion_tables import EMOJI, MARTIAN, SPLIT
 
 # Of the Chinese characters that a transform can disguise, the share that it does: enough to break every other word, and still
@@ -22,7 +25,11 @@ RUN = 12  # Chinese characters that get marks or separators between them, at a r
 ZERO_WIDTH = "\u200b\u200c\u2060\ufeff"
 SEPARATORS = "·-*~. /|_^"
 CIRCLED = "⓪①②③④⑤⑥⑦⑧⑨"
-IMAGE_WIDTH, FONT_SIZE, MAX_LINES = 560, 26, 40
+# A page is at most 976 pixels high, which cleaning does not shrink; a longer text takes several.
+IMAGE_WIDTH, FONT_SIZE, LINE_HEIGHT, LINES_A_PAGE = 560, 26, 36, 26
+MARGIN = 20
+
+_PLACEHOLDER = re.compile(f"(<(?:{'|'.join(TYPES)})(?::(?:{HOMOPHONE}|{VARIANT}))?>)")
 
 
 @dataclass(frozen=True)
@@ -118,34 +125,43 @@ CHINESE_NAMES = {name: chinese for name, (chinese, _) in TEXT_TRANSFORMS.items()
 def disguise(name: str, post_id: str, post: Disguised, seed: int) -> Disguised | None:
     """The post under one transform (a name of CHINESE_NAMES); None when there is nothing in it to disguise.
 
+    `text_in_image` leaves no title and no body, and puts pages of them before the post's own images.
     Raises KeyError for an unknown name, and FontMissing from `text_in_image` on a machine without a Chinese font.
     """
     if name == IN_IMAGE:
         if not _has_words(post.title + post.body):
             return None
-        return Disguised("", "", (render_text(f"{post.title}\n{post.body}".strip()), *post.images))
+        return Disguised("", "", (*render_text(f"{post.title}\n{post.body}".strip()), *post.images))
     transform = TEXT_TRANSFORMS[name][1]
     rng = random.Random(f"{seed}:{name}:{post_id}")
-    changed = replace(post, title=transform(post.title, rng), body=transform(post.body, rng))
-    return None if changed == post else changed
+    title, body = (_around_placeholders(transform, text, rng) for text in (post.title, post.body))
+    return None if (title, body) == (post.title, post.body) else replace(post, title=title, body=body)
+
+
+def _around_placeholders(transform: Text, text: str, rng: random.Random) -> str:
+    pieces = _PLACEHOLDER.split(text)  # every other one is a placeholder
+    return "".join(piece if place % 2 else transform(piece, rng) for place, piece in enumerate(pieces))
 
 
 class FontMissing(RuntimeError):
     """No font with Chinese characters on this machine; the message says what to install."""
 
 
-def render_text(text: str) -> bytes:
-    """Black text on white as a JPEG, IMAGE_WIDTH wide, as a screenshot of a note. Raises FontMissing."""
+def render_text(text: str) -> list[bytes]:
+    """Black text on white as JPEGs, IMAGE_WIDTH wide, as screenshots of a note, page after page. Raises FontMissing."""
+    columns = (IMAGE_WIDTH - 2 * MARGIN) // FONT_SIZE
+    lines = [line[at : at + columns] for line in text.split("\n") for at in range(0, max(len(line), 1), columns)]
+    return [_page(lines[at : at + LINES_A_PAGE]) for at in range(0, len(lines), LINES_A_PAGE)]
+
+
+def _page(lines: list[str]) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(str(chinese_font()), FONT_SIZE)
-    columns = (IMAGE_WIDTH - 40) // FONT_SIZE
-    lines = [line[at : at + columns] for line in text.split("\n") for at in range(0, max(len(line), 1), columns)]
-    lines = lines[:MAX_LINES]
-    image = Image.new("RGB", (IMAGE_WIDTH, 40 + len(lines) * (FONT_SIZE + 10)), "white")
+    image = Image.new("RGB", (IMAGE_WIDTH, 2 * MARGIN + len(lines) * LINE_HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
-        draw.text((20, 20 + number * (FONT_SIZE + 10)), line, font=font, fill="black")
+        draw.text((MARGIN, MARGIN + number * LINE_HEIGHT), line, font=font, fill="black")
     out = io.BytesIO()
     image.save(out, format="JPEG", quality=90)
     return out.getvalue()

@@ -1,9 +1,10 @@
 """May this model be released? A pure decision over a report's numbers and the policy's limits.
 
-A missing number is never a pass: it makes its gate insufficient, and an insufficient gate holds the release too.
+A missing number is never a pass: it makes its gate insufficient, and an insufficient gate holds the release until a person
+signs for it. A failed gate is nobody's to lift.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,10 @@ PASS, FAIL, INSUFFICIENT = "pass", "fail", "insufficient"
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition: what was observed, the limit, on how many posts, and the outcome in a Chinese sentence."""
+    """One condition: what was observed, the limit, on how many posts, and the outcome in a Chinese sentence.
+
+    Where the limit is for the end of a 95% interval, `observed` is that end.
+    """
 
     name: str
     status: str
@@ -39,7 +43,9 @@ class GateVerdict:
     def summary(self) -> str:
         """One English line for logs and checks: the status and the gates that did not pass."""
         open_gates = [
-            f"{g.name} {g.status} ({g.observed} against {g.limit}, n={g.n})" for g in self.gates if g.status != PASS
+            f"{g.name} {g.status} ({_short(g.observed)} against {_short(g.limit)}, n={g.n})"
+            for g in self.gates
+            if g.status != PASS
         ]
         return f"{self.status}: " + ("; ".join(open_gates) if open_gates else f"all {len(self.gates)} gates passed")
 
@@ -54,29 +60,41 @@ class GateVerdict:
 
 
 def decide(report: Mapping[str, Any], policy: Policy) -> GateVerdict:
-    """Judge a report (`report.build_report`) against `policy.gates`.
+    """Judge a report's parts (`report.build_report`) against `policy.gates`.
 
-    Reads `figures.model`, `figures.floors.majority`, `figures.champion`, and from `context`: groups_across_splits (int),
-    merge_agreement (figure), champion_version (str or None).
+    Reads figures, comparison, evasion, and from context groups_across_splits, seen_unknown, merge_agreement and
+    champion_version. Part of a report that is not there counts as not measured.
     """
-    context = report.get("context", {})
-    model = report.get("figures", {}).get("model")
-    gates = [
-        _groups(context.get("groups_across_splits")),
-        _at_most(
-            "invalid_share", _headline(model, "invalid_share"), policy.gates["max_invalid_share"], "无效回答的比例"
-        ),
-        _at_least(
-            "merge_agreement",
-            context.get("merge_agreement"),
-            policy.gates["min_merge_agreement"],
-            "合并模型与适配器的一致率",
-        ),
-        _beats_majority(model, report.get("figures", {}).get("floors", {}).get("majority")),
-        _distinct_verdicts(model),
-        *_champion(report, policy),
-    ]
-    return _combined(gates)
+    context, limits = report.get("context", {}), policy.gates
+    figures = report.get("figures", {})
+    model, evasion = figures.get("model"), report.get("evasion") or {}
+    return _combined(
+        [
+            _groups(context),
+            _at_most("invalid_share", _headline(model, "invalid_share"), limits["max_invalid_share"], "无效回答的比例"),
+            _at_least(
+                "merge_agreement", context.get("merge_agreement"), limits["min_merge_agreement"], "合并模型与适配器的一致率"
+            ),
+            _beats_majority(model, figures.get("floors", {}).get("majority")),
+            _distinct_verdicts(model),
+            *_against_champion(report, policy),
+            _severity3(model, limits),
+            _false_positives(model, limits),
+            _at_most("ece", _headline(model, "ece"), limits["max_ece"], "类别概率的期望校准误差"),
+            _at_least(
+                "evasion_macro_retention", evasion.get("macro_retention"), limits["min_evasion_retention"],
+                "各种规避手法下召回保持率的平均",
+            ),
+            _at_least(
+                "evasion_worst_retention", evasion.get("worst_retention"), limits["min_worst_evasion_retention"],
+                "最差规避手法下的召回保持率",
+            ),
+            _at_most(
+                "evasion_benign_fpr", evasion.get("benign_fpr_change"), limits["max_evasion_fpr_rise"],
+                "规避手法使正常帖误判率上升",
+            ),
+        ]
+    )  # fmt: skip
 
 
 def _combined(gates: list[Gate]) -> GateVerdict:
@@ -84,6 +102,10 @@ def _combined(gates: list[Gate]) -> GateVerdict:
     if FAIL in statuses:
         return GateVerdict(FAIL, tuple(gates))
     return GateVerdict(PASS if statuses == {PASS} else INSUFFICIENT, tuple(gates))
+
+
+def _short(number: float | None) -> str:
+    return "no value" if number is None else f"{number:.4g}"
 
 
 def _headline(figures: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
@@ -97,27 +119,30 @@ def _value(number: Mapping[str, Any] | None) -> tuple[float | None, int, str]:
     return number.get("value"), int(number.get("n") or 0), str(number.get("reason") or "没有数值")
 
 
-def _groups(count: int | None) -> Gate:
+def _groups(context: Mapping[str, Any]) -> Gate:
+    name, count = "groups_across_splits", context.get("groups_across_splits")
     if count is None:
-        return Gate("groups_across_splits", INSUFFICIENT, None, 0, 0, "没有检查重复组是否跨数据集")
+        why = context.get("seen_unknown") or "没有检查"
+        return Gate(name, INSUFFICIENT, None, 0, 0, f"不知道训练过的帖子是否出现在测试集中：{why}")
     status, reason = (PASS, "没有重复组跨数据集") if count == 0 else (FAIL, f"{count} 个重复组跨数据集，测试结果不可信")
-    return Gate("groups_across_splits", status, float(count), 0, int(count), reason)
+    return Gate(name, status, float(count), 0, int(count), reason)
+
+
+def _limited(
+    name: str, number: Mapping[str, Any] | None, limit: float, what: str, fits: Callable[[float], bool], side: str
+) -> Gate:
+    value, n, why = _value(number)
+    if value is None:
+        return Gate(name, INSUFFICIENT, None, limit, n, f"{what}缺失：{why}")
+    return Gate(name, PASS if fits(value) else FAIL, value, limit, n, f"{what} {value:.4f}，{side} {limit:g}")
 
 
 def _at_most(name: str, number: Mapping[str, Any] | None, limit: float, what: str) -> Gate:
-    value, n, why = _value(number)
-    if value is None:
-        return Gate(name, INSUFFICIENT, None, limit, n, f"{what}缺失：{why}")
-    ok = value <= limit
-    return Gate(name, PASS if ok else FAIL, value, limit, n, f"{what} {value:.4f}，上限 {limit:g}")
+    return _limited(name, number, limit, what, lambda value: value <= limit, "上限")
 
 
 def _at_least(name: str, number: Mapping[str, Any] | None, limit: float, what: str) -> Gate:
-    value, n, why = _value(number)
-    if value is None:
-        return Gate(name, INSUFFICIENT, None, limit, n, f"{what}缺失：{why}")
-    ok = value >= limit
-    return Gate(name, PASS if ok else FAIL, value, limit, n, f"{what} {value:.4f}，下限 {limit:g}")
+    return _limited(name, number, limit, what, lambda value: value >= limit, "下限")
 
 
 def _beats_majority(model: Mapping[str, Any] | None, majority: Mapping[str, Any] | None) -> Gate:
@@ -143,44 +168,82 @@ def _distinct_verdicts(model: Mapping[str, Any] | None) -> Gate:
     return Gate(name, status, answered, limit, model["n"], f"模型给出 {answered} 种结论，测试帖有 {true} 种")
 
 
-def _champion(report: Mapping[str, Any], policy: Policy) -> list[Gate]:
-    names = ("champion_category_macro_f1", "champion_cost_per_1000")
-    context, figures = report.get("context", {}), report.get("figures", {})
+def _severity3(model: Mapping[str, Any] | None, limits: Mapping[str, float]) -> Gate:
+    name, limit, wanted = "severity3_recall", limits["min_severity3_recall"], int(limits["min_severity3_posts"])
+    number = None if model is None else model["by_severity"]["3"]["recall"]
+    value, n, why = _value(number)
+    if value is not None and n < wanted:
+        return Gate(
+            name, INSUFFICIENT, value, limit, n, f"最高严重级别的召回率 {value:.4f}，只有 {n} 帖，至少要 {wanted} 帖"
+        )
+    return _at_least(name, number, limit, f"最高严重级别（{n} 帖）的召回率")
+
+
+def _false_positives(model: Mapping[str, Any] | None, limits: Mapping[str, float]) -> Gate:
+    """The rate itself and the upper end of its interval both have a limit; `observed` is the rate."""
+    name, limit, upper = (
+        "false_positive_rate",
+        limits["max_false_positive_rate"],
+        limits["max_false_positive_rate_upper"],
+    )
+    number, wanted = _headline(model, "false_positive_rate"), int(limits["min_harmless_posts"])
+    value, n, _ = _value(number)
+    if number is None or value is None:
+        return _at_most(name, number, limit, "正常帖误判率")
+    if n < wanted:
+        return Gate(
+            name, INSUFFICIENT, value, limit, n, f"正常帖误判率 {value:.4f}，只有 {n} 条正常帖，至少要 {wanted} 条"
+        )
+    if value <= limit and (number["high"] is None or number["high"] > upper):
+        high = "没有区间" if number["high"] is None else f"区间上端 {number['high']:.4f}"
+        return Gate(name, INSUFFICIENT, value, limit, n, f"正常帖误判率 {value:.4f}，{high}，须不超过 {upper:g}")
+    return _at_most(name, number, limit, "正常帖误判率")
+
+
+def _against_champion(report: Mapping[str, Any], policy: Policy) -> list[Gate]:
+    """Cost, and recall and false-positive rate of every category, against the model in use on the same posts."""
+    names = ("champion_cost", "champion_category_recall", "champion_category_fpr")
+    context, compared, limits = report.get("context", {}), report.get("comparison"), policy.gates
     if "champion_version" not in context:
         return [Gate(name, INSUFFICIENT, None, None, 0, "不知道是否有在用模型") for name in names]
     if context["champion_version"] is None:
         return [Gate(name, PASS, None, None, 0, "没有在用模型，无需比较") for name in names]
-    champion = figures.get("champion")
-    if champion is None:
+    if compared is None:
         return [Gate(name, INSUFFICIENT, None, None, 0, "在用模型没有在这批测试帖上评测") for name in names]
-    loss = policy.gates["max_champion_f1_loss"]
-    model = figures.get("model")
-    mine, n, _ = _value(_headline(model, "category_macro_f1"))
-    theirs, _, _ = _value(_headline(champion, "category_macro_f1"))
-    my_cost, n_cost, _ = _value(_headline(model, "cost_per_1000"))
-    their_cost, _, _ = _value(_headline(champion, "cost_per_1000"))
-    f1 = (
-        Gate(names[0], INSUFFICIENT, mine, theirs, n, "类别宏平均 F1 缺失")
-        if mine is None or theirs is None
-        else Gate(
-            names[0],
-            PASS if mine >= theirs - loss else FAIL,
-            mine,
-            theirs - loss,
-            n,
-            f"类别宏平均 F1 {mine:.3f}，在用模型 {theirs:.3f}，最多可低 {loss:g}",
-        )
-    )
-    cost = (
-        Gate(names[1], INSUFFICIENT, my_cost, their_cost, n_cost, "每千帖代价缺失")
-        if my_cost is None or their_cost is None
-        else Gate(
-            names[1],
-            PASS if my_cost <= their_cost else FAIL,
-            my_cost,
-            their_cost,
-            n_cost,
-            f"每千帖代价 {my_cost:.0f}，在用模型 {their_cost:.0f}，不得更高",
-        )
-    )
-    return [f1, cost]
+    recall = {c: _negative(row["recall"]) for c, row in compared["categories"].items()}
+    false = {c: row["false_positive_rate"] for c, row in compared["categories"].items()}
+    return [
+        _worst_rise(names[0], {"": compared["cost_per_1000"]}, limits["max_champion_cost_rise"], "每千帖代价的上升"),
+        _worst_rise(names[1], recall, limits["max_champion_recall_loss"], "类别召回率的下降"),
+        _worst_rise(names[2], false, limits["max_champion_fpr_rise"], "类别误判率的上升"),
+    ]
+
+
+def _negative(number: Mapping[str, Any]) -> dict[str, Any]:
+    """A fall as a rise, so that one rule judges both."""
+    flipped = {"value": number["value"], "low": number["high"], "high": number["low"]}
+    return {**number, **{key: None if v is None else 0.0 - v for key, v in flipped.items()}}
+
+
+def _worst_rise(name: str, differences: Mapping[str, Mapping[str, Any]], limit: float, what: str) -> Gate:
+    """Over several paired differences (model minus champion, higher is worse): the worst of their gates.
+
+    pass: the upper end of the 95% interval is within the limit. fail: the estimate is beyond it and the whole interval is above
+    zero, so the model is surely worse. insufficient: the interval says neither, as with few posts.
+    """
+    measured = {c: d for c, d in differences.items() if d["value"] is not None}
+    if not measured:
+        why = "；".join(sorted({_value(d)[2] for d in differences.values()})) or "没有测量"
+        return Gate(name, INSUFFICIENT, None, limit, 0, f"{what}缺失：{why}")
+    found = []
+    for category, d in measured.items():
+        of = f"{category}：" if category else ""
+        if d["high"] is None:
+            found.append(Gate(name, INSUFFICIENT, d["value"], limit, d["n"], f"{of}{what} {d['value']:.4f}，没有区间"))
+            continue
+        surely = d["value"] > limit and d["low"] > 0
+        status = PASS if d["high"] <= limit else FAIL if surely else INSUFFICIENT
+        said = f"{of}{what} {d['value']:.4f}，95% 区间 {d['low']:.4f} 至 {d['high']:.4f}，上端须不超过 {limit:g}"
+        found.append(Gate(name, status, d["high"], limit, d["n"], said))
+    order = (PASS, INSUFFICIENT, FAIL)
+    return max(found, key=lambda g: (order.index(g.status), g.observed))

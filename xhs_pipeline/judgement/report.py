@@ -6,12 +6,11 @@ in the dict is published in report.schema.json beside this file. It reads and wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xhs_pipeline.judgement import gate, metrics
 from xhs_pipeline.policy import Policy
@@ -47,6 +46,10 @@ KEY_HEADLINE = (
     "invalid_share",
 )
 MAX_EXAMPLES = 20
+
+
+# The posts of these ids as a table of post_id, title, body and images: de-identified, images as JPEG.
+ReadPosts = Callable[[Sequence[str]], pa.Table]
 
 
 def build_report(parts: Mapping[str, Any], policy: Policy, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,13 +114,12 @@ def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def worst_mistakes(
-    predictions: pd.DataFrame, posts: pa.Table, policy: Policy, limit: int = MAX_EXAMPLES
+    predictions: pd.DataFrame, posts: ReadPosts, policy: Policy, limit: int = MAX_EXAMPLES
 ) -> list[dict[str, Any]]:
     """The dearest wrong answers, then the surest: cost of the policy first, then the probability of the category given.
 
-    `posts` holds the judged posts' title, body and images as the pipeline keeps them: de-identified, images as JPEG.
-    A wrong verdict with the right category counts as a mistake too. Returns at most `limit` rows for `page.render_html`;
-    only their texts and images are read into Python.
+    A wrong verdict with the right category counts as a mistake too. Returns at most `limit` rows for `page.render_html`; `posts`
+    is asked for those posts only.
     """
     ok = metrics.usable(predictions, policy)
     wrong_verdict = predictions[metrics.VERDICT].to_numpy() != predictions[metrics.TRUE_VERDICT].to_numpy()
@@ -135,7 +137,7 @@ def worst_mistakes(
 def worst_regressions(
     comparison: Mapping[str, Any] | None,
     predictions: pd.DataFrame,
-    posts: pa.Table,
+    posts: ReadPosts,
     policy: Policy,
     limit: int = MAX_EXAMPLES,
 ) -> list[dict[str, Any]]:
@@ -157,14 +159,12 @@ def _sureness(predictions: pd.DataFrame, ok: np.ndarray, policy: Policy) -> np.n
     return np.where(ok, p[np.arange(len(p)), column], np.nan)
 
 
-def _examples(rows: Iterable[int], predictions: pd.DataFrame, posts: pa.Table, policy: Policy) -> list[dict[str, Any]]:
+def _examples(rows: Iterable[int], predictions: pd.DataFrame, posts: ReadPosts, policy: Policy) -> list[dict[str, Any]]:
     """What the page shows of these rows of `predictions`, in their order."""
     chosen = predictions.iloc[list(rows)]
     ok, cost = metrics.usable(chosen, policy), metrics.costs(chosen, policy)
     sure = _sureness(chosen, ok, policy)
-    columns = [name for name in ("post_id", "title", "body", "images") if name in posts.column_names]
-    wanted = pc.is_in(posts["post_id"], pa.array(chosen[metrics.POST_ID].tolist(), posts.schema.field("post_id").type))
-    post_of = {row["post_id"]: row for row in posts.select(columns).filter(wanted).to_pylist()}
+    post_of = {row["post_id"]: row for row in posts(chosen[metrics.POST_ID].tolist()).to_pylist()}
     examples = []
     for i, answer in enumerate(chosen.to_dict("records")):
         post = post_of[answer[metrics.POST_ID]]

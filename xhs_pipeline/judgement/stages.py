@@ -1,5 +1,6 @@
 """evaluation_report and released_model as functions over folders; judging loads models and runs in a process of its own."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,105 +9,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, write_json
-from xhs_pipeline.judgement import floors, metrics, page, paired, report
-from xhs_pipeline.judgement.calibration import Calibration
+from xhs_pipeline.judgement import page, report
+from xhs_pipeline.judgement.calibration import CALIBRATION
 from xhs_pipeline.judgement.champion import Candidate, release
+from xhs_pipeline.judgement.evaluation import Rival, Settings, evaluate
 from xhs_pipeline.judgement.gate import GateVerdict
-from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.judgement.predict import rows_with_images
 from xhs_pipeline.policy import Policy, load_policy
 
 
 def evaluate_model(
     model: str,
+    base: str,
     splits: str,
-    champion: str | None,
+    champion: dict[str, str | None] | None,
+    settings: dict[str, Any],
     context: dict[str, Any],
-    seed: int,
     out: str,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Judge the test split with the model, the floors and the model in use; write report.json, report.html, predictions.parquet.
+    """Judge a merged model; write report.json, report.html, calibration.json and predictions.parquet into `out`.
 
-    `context` is what `report.build_report` must be told. A champion that cannot judge any more is named in the report and not
-    compared. Returns the key figures.
+    `model`, `base` and `splits` are folders of artefacts; `champion` holds the fields of `evaluation.Rival`, `settings` those of
+    `evaluation.Settings`, `context` is what `report.build_report` must be told. Returns the key figures and the gate's status.
     """
-    policy = load_policy()
-    light = ["post_id", "title", "body", "verdict", "category", "severity", "label_source"]
-    train = pq.read_table(Path(splits) / "train.parquet", columns=light)
-    test = pq.read_table(Path(splits) / "test.parquet").drop_columns(["messages"])
-    log(f"evaluation_report: judging {test.num_rows} test posts")
-    predictions = predict(Judge(Path(model), policy), test, policy, log)
-    floor_frames = {
-        floors.MAJORITY: floors.majority_floor(train, test, policy),
-        floors.TFIDF: floors.tfidf_floor(train, test, policy, seed),
-    }
-    champion_predictions, not_compared = None, ""
+    policy, folder, test = load_policy(), Path(out), Path(splits) / "test.parquet"
+    rival = None
     if champion:
-        log("evaluation_report: judging the same posts with the model in use")
-        try:
-            rival = Judge(Path(champion), policy)
-        except ValueError as why:  # its folder is gone or was edited
-            not_compared = str(why)
-            log(f"evaluation_report: the model in use cannot judge: {why}")
-        else:
-            champion_predictions = predict(rival, test, policy, log)
-    comparison, notes = None, {name: f.attrs["note"] for name, f in floor_frames.items() if f.attrs.get("note")}
-    if champion_predictions is not None:
-        comparison = paired.compare(predictions, champion_predictions, policy, seed)
-    if not_compared:
-        notes["champion"] = not_compared
-    nothing = metrics.figure(None, 0, "not measured")
-    unmoved = {"n": 0, "verdict_changed": nothing, "category_changed": nothing}
-    parts = {
-        "calibration": {"model": Calibration().as_dict(), "champion": Calibration().as_dict() if comparison else None},
-        "figures": {
-            "model": metrics.evaluate(predictions, policy, None, seed),
-            "floors": {name: metrics.evaluate(frame, policy, None, seed) for name, frame in floor_frames.items()},
-            "champion": None
-            if champion_predictions is None
-            else metrics.evaluate(champion_predictions, policy, None, seed),
-        },
-        "comparison": comparison,
-        "golden": {"n": 0, "reason": "not measured", "model": None, "champion": None, "comparison": None},
-        "newest_week": {
-            "week": None, "reason": "not measured", "n": 0, "champion": None, "before": None, "model": None, "n_model": 0
-        },
-        "evasion": {
-            "posts": {"violating": 0, "benign": 0},
-            "seed": seed,
-            "transforms": {},
-            "macro_retention": nothing,
-            "worst_retention": nothing,
-            "worst": None,
-            "benign_fpr_change": nothing,
-            "metamorphic": {"unrelated_photo": unmoved, "image_order": unmoved},
-        },
-        "notes": notes,
-    }  # fmt: skip
-    content = report.build_report(parts, policy, {"seen_unknown": "", **context})
-    write_json(Path(out) / "report.json", content)
-    examples = report.worst_mistakes(predictions, test, policy)
-    regressions = report.worst_regressions(comparison, predictions, test, policy)
-    html = page.render_html(content, examples, policy, regressions)
-    (Path(out) / "report.html").write_text(html, encoding="utf-8")
-    pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False), Path(out) / "predictions.parquet")
-    return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
-
-
-def predict(judge: Judge, test: pa.Table, policy: Policy, log: Callable[[str], None]) -> Any:
-    """The predictions frame (`metrics.judged_frame`) of a model over SHAREGPT rows, in today's policy's terms."""
-    posts = [
-        Post(
-            row["post_id"],
-            row["title"],
-            row["body"],
-            tuple(image["bytes"] for image in row["images"]),
-            row["ocr_text"],
-            row["qr_codes"],
+        version, path, its_report, trained_on = (
+            champion[name] for name in ("version", "model", "report", "trained_on")
         )
-        for row in test.select(["post_id", "title", "body", "images", "ocr_text", "qr_codes"]).to_pylist()
-    ]
-    return metrics.judged_frame(test, judge.judge(posts, log), policy)
+        rival = Rival(str(version), Path(str(path)), Path(str(its_report)), Path(trained_on) if trained_on else None)
+    found = evaluate(
+        Path(model), Path(base), Path(splits), rival, policy, Settings(**settings), lambda line: log(f"evaluation_report: {line}")
+    )  # fmt: skip
+    content = report.build_report(found.parts, policy, context)
+    write_json(folder / "report.json", content)
+    write_json(folder / CALIBRATION, found.calibration.as_dict())
+    read = functools.partial(rows_with_images, test)
+    examples = report.worst_mistakes(found.predictions, read, policy)
+    regressions = report.worst_regressions(content["comparison"], found.predictions, read, policy)
+    html = page.render_html(content, examples, policy, regressions)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    pq.write_table(pa.Table.from_pandas(found.predictions, preserve_index=False), folder / "predictions.parquet")
+    return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
 
 
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:

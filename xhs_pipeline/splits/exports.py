@@ -1,16 +1,23 @@
-"""The profile's training settings for LLaMA-Factory and ms-swift, so that a user can train there and bring the adapter back.
+"""What lies beside the splits for LLaMA-Factory and ms-swift: a description, the profile's training settings, and JSON on demand.
+A user can train there and bring the adapter back.
 
 The keys are those of LLaMA-Factory 0.9.5 and ms-swift 4.6; test_conformance.py has both parse them. What the two have no
 setting for stands in the files as a comment.
 """
 
+import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
+from xhs_pipeline.artifacts import write_json
 from xhs_pipeline.profile import Profile
+from xhs_pipeline.splits.grouping import SPLITS
 
 LLAMAFACTORY, MS_SWIFT = "llamafactory.yaml", "ms-swift.sh"
 BASE_FOLDER = "base_model"  # stands for the tiny model's folder, which is built from these very splits
@@ -135,3 +142,49 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(shlex.quote, value))
     return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def dataset_info(suffix: str, has_images: Mapping[str, bool]) -> dict[str, Any]:
+    """LLaMA-Factory's description of the splits; `tags` is mandatory for role/content messages."""
+    tags = {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    }
+    return {
+        f"xhs_{name}": {
+            "file_name": f"{name}{suffix}",
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", **({"images": "images"} if has_images[name] else {})},
+            "tags": tags,
+        }
+        for name in SPLITS
+    }
+
+
+def holds_images(file: Path) -> bool:
+    lengths = (
+        pc.list_value_length(b["images"]) for b in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=256)
+    )
+    return any((pc.max(length).as_py() or 0) > 0 for length in lengths)
+
+
+def export_json(work: Path) -> None:
+    """The same splits as JSON beside a folder of images, for tools that read no embedded bytes."""
+    folder = work / "json"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    has_images = {}
+    for name in SPLITS:
+        rows = []
+        for batch in pq.ParquetFile(work / f"{name}.parquet").iter_batches(
+            columns=["messages", "images"], batch_size=64
+        ):
+            for row in batch.to_pylist():
+                for image in row["images"]:
+                    (folder / "images" / image["path"]).write_bytes(image["bytes"])
+                rows.append({"messages": row["messages"], "images": [f"images/{i['path']}" for i in row["images"]]})
+        has_images[name] = any(row["images"] for row in rows)
+        (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    write_json(folder / "dataset_info.json", dataset_info(".json", has_images))

@@ -34,10 +34,11 @@ def _processor_class() -> Any:
     return ImageTextProcessor
 
 
-def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
+def load_processor(folder: Path, min_pixels: int, max_pixels: int, keep_images: bool = True) -> Any:
     """The processor of a checkpoint folder, resizing every image into [min_pixels, max_pixels] (area in pixels).
 
-    Uses the Pillow image processor everywhere, so that training, scoring and serving see the same pixels.
+    Uses the Pillow image processor everywhere, so that training, scoring and serving see the same pixels. `keep_images`
+    keeps resized images in memory for a training, which comes back to each of them every epoch; judging sees each once.
     Raises CheckpointError naming everything that is missing or does not belong to the model of the folder's config.json.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
@@ -53,7 +54,7 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
     if problems:
         raise CheckpointError(problems)
     processor = _processor_class()(image_processor, tokenizer, chat_template=template)
-    processor.resized = _resizing(image_processor)
+    processor.resized = _resizing(image_processor, keep_images)
     return processor
 
 
@@ -89,15 +90,13 @@ def image_tokens(processor: Any, width: int, height: int, max_pixels: int) -> in
 def pixels(processor: Any, images: Sequence[tuple[bytes, int]]) -> dict[str, Any]:
     """(JPEG bytes, max_pixels) as `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors.
 
-    A max_pixels of 0 is the processor's own limit.
-    Exactly what the image processor makes of the decoded images; a training comes back to each image every epoch, so the
-    resized ones are kept, up to CACHED_BYTES.
+    A max_pixels of 0 is the processor's own limit. Exactly what the image processor makes of the decoded images.
     """
     resized = [processor.resized(data, max_pixels) for data, max_pixels in images]
     return dict(processor.image_processor(images=resized, do_resize=False, return_tensors="pt"))
 
 
-def _resizing(image_processor: Any) -> Callable[[bytes, int], Any]:
+def _resizing(image_processor: Any, keep: bool) -> Callable[[bytes, int], Any]:
     """Decode and resize one image to the size that the image processor gives it (its own filter and rounding)."""
     from PIL import Image
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -105,11 +104,10 @@ def _resizing(image_processor: Any) -> Callable[[bytes, int], Any]:
     smallest, largest = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
     factor = image_processor.patch_size * image_processor.merge_size
 
-    @lru_cache(maxsize=CACHED_BYTES // (3 * largest))
     def resized(data: bytes, max_pixels: int) -> Any:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
             image = opened.convert("RGB")
         height, width = smart_resize(image.height, image.width, factor, smallest, max_pixels or largest)
         return image.resize((width, height), image_processor.resample)
 
-    return resized
+    return lru_cache(maxsize=CACHED_BYTES // (3 * largest))(resized) if keep else resized
