@@ -122,4 +122,4 @@ def test_regressions_come_with_their_posts_in_the_order_of_the_comparison() -> N
     posts = posts_table(truth, body=["零", "一", "二", "三"])
     found = report.worst_regressions(compare(model, champion, POLICY, times=0), model, lambda ids: posts, POLICY)
     assert [(e["post_id"], e["body"], e["added_cost"]) for e in found] == [("p1", "一", 50.0), ("p0", "零", 5.0)]
-    assert report.worst_regressions(None, model, posts, POLICY) == []
+    assert report.worst_regressions(None, model, lambda ids: posts, POLICY) == []
