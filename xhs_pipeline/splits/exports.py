@@ -20,6 +20,7 @@ from xhs_pipeline.artifacts import write_json
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import SPLITS
 
+SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' names; its "constant" leaves the warm-up out
 LLAMAFACTORY, MS_SWIFT = "llamafactory.yaml", "ms-swift.sh"
 BASE_FOLDER = "base_model"  # stands for the tiny model's folder, which is built from these very splits
 # How each calls the linear layers of the vision part: both look for a name at more places than we do.
@@ -160,7 +161,7 @@ def _trainer(profile: Profile) -> dict[str, Any]:
         "learning_rate": profile.learning_rate,
         "num_train_epochs": profile.epochs,
         "max_steps": profile.max_steps or -1,
-        "lr_scheduler_type": profile.schedule,
+        "lr_scheduler_type": SCHEDULES.get(profile.schedule, profile.schedule),
         "warmup_ratio": profile.warmup,
         "weight_decay": profile.weight_decay,
         "adam_beta2": profile.adam_beta2,

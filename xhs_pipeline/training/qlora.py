@@ -17,7 +17,7 @@ from xhs_pipeline.training.order import augment, run_batches
 from xhs_pipeline.training.packing import attend_within_records, micro_batches, pack, share_out
 from xhs_pipeline.training.progress import progress
 from xhs_pipeline.training.records import Records
-from xhs_pipeline.training.trainer import newest_checkpoint, out_of_patience, run_arguments, trainer_class
+from xhs_pipeline.training.trainer import best_step, newest_checkpoint, out_of_patience, run_arguments, trainer_class
 from xhs_pipeline.vlm.batches import Example, pad
 
 
@@ -127,11 +127,11 @@ def train(
         trainer.keep()  # nothing to choose by: the last step
     state, reached = trainer.state, {r for update in updates[: trainer.state.global_step] for _, r in update}
     return {
-        "history": [entry for entry in state.log_history if "loss" in entry or "eval_macro_f1" in entry],
+        "history": [entry for entry in state.log_history if "loss" in entry or "eval_verdict_macro_f1" in entry],
         "settings": _resolved(arguments, profile, len(updates)),
         **trained_parts(model),
         "steps": state.global_step,
-        "best_step": state.best_global_step if validate else state.global_step,
+        "best_step": best_step(state.log_history) or state.global_step,
         "train_records": len(reached),
         "not_reached": len(examples) - len(reached),
     }
