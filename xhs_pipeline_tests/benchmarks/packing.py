@@ -3,15 +3,17 @@
     XHS_DATA_DIR=/tmp/x dagster asset materialize -m xhs_pipeline.definitions --select '*' --partition 2026-02-16
     python -m xhs_pipeline_tests.benchmarks.packing --data /tmp/x --repeats 3
 
-Every way learns from the same records, 16 an update, with the same model (the embedded one), loss and optimizer:
+Every way learns from the very same records, 16 an update, with the same model (the embedded one), loss and optimizer:
 
-    one at a time   a forward pass for each record, as the profiles of real checkpoints do without pack_length
+    one at a time   a forward pass for each record: what the profiles of real checkpoints would do without pack_length, and
+                    what the published Qwen2-VL examples of LLaMA-Factory (examples/train_lora/qwen2vl_lora_sft.yaml) and
+                    axolotl (examples/qwen2-vl/lora-7b.yaml, sample_packing: false) do: a batch of 1, gradients accumulated
     random, padded  16 records in random order, padded to the longest: what trainers do that know no lengths
     alike, padded   16 records of like length, as this recipe pads
     packed          16 records in random order in one row without padding, as this recipe does with pack_length
 
 One thread. Runs are paired: each repeat runs every way once, in a process of its own; a ratio is the median over repeats.
-CPU seconds of the steps only: tokenising and loading are not in them.
+CPU seconds of the steps only, with the making of their batches: tokenising and loading are not in them.
 """
 
 import argparse
@@ -28,7 +30,7 @@ WAYS = ("one at a time", "random, padded", "alike, padded", "packed")
 
 
 def step_seconds(data: str, way: str, updates: int, quantization: str, log: Callable[[str], None]) -> dict[str, Any]:
-    """CPU seconds of `updates` updates of 16 records after three to warm up; padding as a share of the tokens computed."""
+    """CPU seconds of `updates` updates of 16 records after three of others to warm up; padding as a share of the tokens computed."""
     import time
 
     import torch
@@ -55,12 +57,16 @@ def step_seconds(data: str, way: str, updates: int, quantization: str, log: Call
     processor = load_processor(folder, profile.min_pixels, profile.max_pixels)
     examples, _ = load_examples(splits.file("train.parquet"), processor, profile)
     lengths = [len(e) for e in examples]
+    if len(examples) < 16 * (updates + 3):
+        raise ValueError(
+            f"{splits.path}: {len(examples)} records, {16 * (updates + 3)} needed; ask for fewer --updates"
+        )
+    shuffled = random.Random(0).sample(range(len(examples)), 16 * (updates + 3))
+    batches = [shuffled[i : i + 16] for i in range(0, len(shuffled), 16)]
     if way == "alike, padded":
-        batches = [[record for _, record in rows] for rows in run_batches(len(lengths), 16, 1, profile.seed, lengths)]
-    else:
-        shuffled = random.Random(0).sample(range(len(examples)), len(examples))
-        batches = [shuffled[i : i + 16] for i in range(0, len(examples), 16)]
-    batches = [batches[i % (len(batches) - 1)] for i in range(updates + 3)]  # the last one is smaller
+        timed = shuffled[48:]
+        order = run_batches(len(timed), 16, 1, profile.seed, [lengths[record] for record in timed])
+        batches[3:] = [[timed[place] for _, place in rows] for rows in order]
 
     loaded = load_model(folder, profile, profile.quantization, on="cpu")
     answer_loss(loaded)
@@ -73,11 +79,14 @@ def step_seconds(data: str, way: str, updates: int, quantization: str, log: Call
         if number == 3:
             started, computed, real = time.process_time(), 0, 0
         for rows in micro_batches(records, [lengths[r] for r in records], size, packed):
-            batch = pad([examples[r] for r in rows], processor, profile.rationale_weight)
-            inputs = pack(batch, loaded.model.get_rope_index) if packed else batch
-            computed += inputs["input_ids"].numel()
-            real += int(batch["attention_mask"].sum())
-            model(**inputs).loss.backward()
+            own = [examples[r] for r in rows]
+            if packed:
+                batch = pack(own, processor, loaded.model.get_rope_index, profile.rationale_weight)
+            else:
+                batch = pad(own, processor, profile.rationale_weight)
+            computed += batch["input_ids"].numel()
+            real += sum(map(len, own))
+            model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return {"cpu": time.process_time() - started, "padding": 1 - real / computed, "tokens": real}
