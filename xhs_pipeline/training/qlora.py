@@ -98,8 +98,9 @@ def train(
     )
 
     def tensors(rows: list[Example]) -> dict[str, Any]:
-        batch = pad(rows, processor, profile.rationale_weight)
-        return pack(batch, loaded.model.get_rope_index) if profile.pack_length else batch
+        if profile.pack_length:
+            return pack(rows, processor, loaded.model.get_rope_index, profile.rationale_weight)
+        return pad(rows, processor, profile.rationale_weight)
 
     def collate(rows: list[list[list[Example]]]) -> list[dict[str, Any]]:
         return [
