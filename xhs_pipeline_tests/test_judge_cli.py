@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
-from xhs_pipeline.judge import main
+from xhs_pipeline.judge.__main__ import main
+from xhs_pipeline.judge.rows import CHUNK, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.judgement.judge import Judge
-from xhs_pipeline.judgement.to_judge import CHUNK, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, MAX_IMAGES
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS

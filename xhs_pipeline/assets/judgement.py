@@ -52,7 +52,7 @@ def evaluation_report(
     champion_folder = store.folder("released_model")
     rival = rival_of(champion_folder, merged.version)
     proof = merged.manifest["counts"]
-    trained_on = _trained_on(store, merged.version)
+    trained_on, seen_unknown = _trained_on(store, merged.version)
     arguments = {
         "model": str(merged.path),
         "base": str(base.path),
@@ -61,7 +61,7 @@ def evaluation_report(
             "version": rival.version,
             "model": str(model_folder(champion_folder, rival)),
             "report": str(store.folder("evaluation_report") / rival.report_version),
-            "trained_on": _trained_on(store, rival.version),
+            "trained_on": _trained_on(store, rival.version)[0],
         }
         if rival
         else None,
@@ -73,7 +73,7 @@ def evaluation_report(
             "data_versions": {"sharegpt_splits": splits.version, **splits.manifest["lineage"]},
             "champion_version": rival.version if rival else None,
             "groups_across_splits": groups_trained_and_tested(Path(trained_on), splits.path) if trained_on else None,
-            "seen_unknown": "" if trained_on else "the splits that the adapter was trained on are not there any more",
+            "seen_unknown": seen_unknown,
             "merge_agreement": figure(proof["agreement_with_adapter"], proof["probe_posts"]),
         },
     }
@@ -130,14 +130,15 @@ def evaluation_report(
     )
 
 
-def _trained_on(store: ArtifactStore, model_version: str) -> str | None:
-    """The folder of the splits that a merged model's adapter was trained on, or None when nobody can know."""
+def _trained_on(store: ArtifactStore, model_version: str) -> tuple[str | None, str]:
+    """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know."""
     try:
-        merged = store.get("merged_model", model_version)
-        tuned = store.get("adapter", merged.manifest["lineage"]["adapter"])
-        return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path)
-    except FileNotFoundError:
-        return None
+        tuned = store.get("adapter", store.get("merged_model", model_version).manifest["lineage"]["adapter"])
+        if "trained_elsewhere" in tuned.manifest["counts"]:  # stored beside splits that it was not trained on
+            return None, "the adapter was trained elsewhere"
+        return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path), ""
+    except FileNotFoundError as gone:
+        return None, str(gone)
 
 
 def _rounded(value: float | None) -> str:

@@ -199,9 +199,9 @@ def _learnt_from(splits: Sequence[Path]) -> set[str]:
     learnt: set[str] = set()
     for file in (folder / f"{name}.parquet" for folder in splits for name in LEARNT_FROM):
         if file.is_file():  # an older version may have been thinned out by hand
-            posts = pq.read_table(file, columns=["post_id", "group_id", "founders"])
-            for column in (posts["post_id"], posts["group_id"], pc.list_flatten(posts["founders"])):
-                learnt.update(column.to_pylist())
+            there = [name for name in ("post_id", "group_id", "founders") if name in pq.read_schema(file).names]
+            for column in pq.read_table(file, columns=there).columns:  # the oldest versions know no founders
+                learnt.update((pc.list_flatten(column) if pa.types.is_list(column.type) else column).to_pylist())
     return learnt
 
 

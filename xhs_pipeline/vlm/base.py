@@ -118,6 +118,7 @@ def load_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if profile.distribution == "fsdp" else torch.uint8,
             llm_int8_skip_modules=NOT_QUANTISED,
         )
     model = Qwen2VLForConditionalGeneration.from_pretrained(

@@ -97,7 +97,8 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
     mask[:, 0].diagonal(dim1=1, dim2=2).fill_(True)
 
     batch = {name: value.to(model.device) for name, value in batch.items()}
-    with torch.inference_mode(), _last_layer_for(inner.model.language_model.layers[-1], size + 1):
+    # no_grad, not inference_mode: sharded weights (FSDP) would stay inference tensors, and training fail
+    with torch.no_grad(), _last_layer_for(inner.model.language_model.layers[-1], size + 1):
         logits = model(
             **batch,
             attention_mask=mask,

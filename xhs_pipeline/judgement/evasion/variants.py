@@ -22,7 +22,7 @@ from xhs_pipeline.curation.clean import CleanSettings
 from xhs_pipeline.curation.identifiers import mask
 from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.text import normalise
-from xhs_pipeline.judgement.evasion import CHINESE_NAMES, Disguised, disguise
+from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES, Disguised, disguise
 from xhs_pipeline.judgement.judge import Post
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.profile import Profile

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import digest
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanedBatch, CleanSettings, clean_stream
-from xhs_pipeline.judgement.agreement import Agreement, beside_label
+from xhs_pipeline.judge.agreement import Agreement, beside_label
+from xhs_pipeline.judge.lines import resumable
+from xhs_pipeline.judge.rows import Label, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.judgement.calibration import Calibration
 from xhs_pipeline.judgement.decisions import decide_judgement
 from xhs_pipeline.judgement.in_use import calibration_of, version_of
 from xhs_pipeline.judgement.judge import Judge, Post, as_row
-from xhs_pipeline.judgement.lines import resumable
-from xhs_pipeline.judgement.to_judge import Label, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.policy import Policy, load_policy
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
@@ -35,6 +35,7 @@ from xhs_pipeline.vlm.scoring import Judgement, at_temperature
 
 CLEAN = "xhs_pipeline.curation.clean:clean_tables"
 SAY_EVERY_SECONDS = 10.0
+ASKED = ["post_id", "title", "body", "images", "ocr_text", "qr_codes"]
 SHOWN_IMAGES = 3  # names in a line about images that were left out
 
 Line = dict[str, Any]
@@ -109,7 +110,9 @@ def judge_file(
         judging = _Judging(Judge(model, policy), calibration, version_of(model))
         settings = CleanSettings(ocr=judging.judge.profile.ocr)
         progress = _Progress(say, tally, total)
-        for chunk, cleaned in _cleaned(chain(first, chunks), settings, processes, say, clean_with):
+        ahead = chain(first, chunks)
+        del first  # it would stay to the end
+        for chunk, cleaned in _cleaned(ahead, settings, processes, say, clean_with):
             made = judging.lines(chunk, cleaned, say)
             lines.add(made)
             for line in made:
@@ -172,10 +175,14 @@ def _cleaned(
             unread = [
                 _not_judged(r.number, None, r.post.reason, r.post.detail) for r in rows if isinstance(r.post, BadRow)
             ]
-            posts = [(row, row.post) for row in rows if isinstance(row.post, dict)]
-            numbers = {post["post_id"]: row.number for row, post in posts}
-            waiting.append(_Chunk(unread, numbers, {post["post_id"]: row.label for row, post in posts if row.label}))
-            yield pa.RecordBatch.from_pylist([post for _, post in posts], schema=RAW_POSTS)
+            posts = {row.number: row.post for row in rows if isinstance(row.post, dict)}
+            numbers = {post["post_id"]: number for number, post in posts.items()}
+            labels = {row.post["post_id"]: row.label for row in rows if isinstance(row.post, dict) and row.label}
+            waiting.append(_Chunk(unread, numbers, labels))
+            batch = pa.RecordBatch.from_pylist(list(posts.values()), schema=RAW_POSTS)
+            rows.clear()  # whoever made the list holds it until the next one is asked for, and so do the names here
+            posts.clear()
+            yield batch
 
     with closing(clean_stream(batches(), settings, processes, say, clean_with)) as stream:
         for cleaned in stream:
@@ -202,7 +209,7 @@ class _Judging:
             made.append(_not_judged(number_of[row["post_id"]], row["post_id"], row["reason"], row["detail"]))
         posts = [
             Post(p["post_id"], p["title"], p["body"], tuple(i["bytes"] for i in p["images"]), p["ocr_text"], p["qr_codes"])
-            for p in cleaned.posts.to_pylist()
+            for p in cleaned.posts.select(ASKED).to_pylist()
         ]  # fmt: skip
         for post, judged in zip(posts, self.judge.judge(posts), strict=True):
             number = number_of[post.post_id]
