@@ -62,7 +62,7 @@ def write_posts(file: Path, ids: list[str]) -> None:
 
     writer = None
     for batch in batches():
-        writer = writer or pq.ParquetWriter(file, batch.schema, compression="none")
+        writer = writer or pq.ParquetWriter(file, batch.schema, compression="none", use_dictionary=False)
         writer.write_table(batch)
     assert writer is not None
     writer.close()

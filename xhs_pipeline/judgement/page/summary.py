@@ -156,7 +156,7 @@ def _how_sure(report: Mapping[str, Any]) -> dict[str, Any]:
     if lacking:
         lines.append(f"{lacking} 项放行条件证据不足")
     if report["context"]["seen_unknown"]:
-        lines.append(f"不能确定模型没有见过这些帖子：{report['context']['seen_unknown']}")
+        lines.append(f"不能确定模型没有见过这些帖子：{words.why(report['context']['seen_unknown'])}")
     return _card("有多大把握？", "plain", f"{model['n']:,} 条测试帖", lines)
 
 
