@@ -51,9 +51,11 @@ def _rows(examples: Records, updates: list[list[tuple[int, int]]], profile: Prof
             # The last update may have fewer records than processes, and each must take part in it; where the weights are
             # shared out, processes wait for one another in every micro-batch. What fills up weighs nothing.
             number = max(map(len, rows)) if profile.distribution == "fsdp" else 1
-            short = replace(examples[min((r for _, r in update), key=lambda r: examples.lengths[r])], weight=0.0)
             batches = [[self.record(*place) for place in batch] for batch in rows[process]]
-            return batches + [[short]] * (number - len(batches))
+            if len(batches) < number:
+                shortest = min((record for _, record in update), key=lambda record: examples.lengths[record])
+                batches += [[replace(examples[shortest], weight=0.0)]] * (number - len(batches))
+            return batches
 
         def micro(self, share: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
             lengths = [examples.lengths[record] for _, record in share]

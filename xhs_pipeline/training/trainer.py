@@ -105,7 +105,8 @@ def trainer_class(
     """The Trainer for `run`, whose rows are lists of micro-batches, met in their order.
 
     `validate` scores a model; a new best `verdict_macro_f1` (or an equal one with a better `category_macro_f1`) writes the
-    adapter to `best`, and after `patience` validations without one (0 = never) the run ends. `alone` makes the batch of a single example, to find out which one broke a loss.
+    adapter to `best`, and after `patience` validations without one (0 = never) the run ends. `alone` makes the batch of a
+    single example, to find out which one broke a loss.
     """
     import torch
     from transformers import Trainer
