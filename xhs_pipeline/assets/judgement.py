@@ -131,14 +131,14 @@ def evaluation_report(
 
 
 def _trained_on(store: ArtifactStore, model_version: str) -> tuple[str | None, str]:
-    """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know."""
+    """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know (in Chinese: the report says it)."""
     try:
         tuned = store.get("adapter", store.get("merged_model", model_version).manifest["lineage"]["adapter"])
         if "trained_elsewhere" in tuned.manifest["counts"]:  # stored beside splits that it was not trained on
-            return None, "the adapter was trained elsewhere"
+            return None, "适配器在别处训练"
         return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path), ""
-    except FileNotFoundError as gone:
-        return None, str(gone)
+    except FileNotFoundError:
+        return None, "训练用的数据集已不在数据文件夹中"
 
 
 def _rounded(value: float | None) -> str:
