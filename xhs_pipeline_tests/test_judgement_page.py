@@ -341,3 +341,10 @@ def test_hostile_text_is_only_text_and_a_script_that_got_in_would_not_run(browse
     assert tab.evaluate("window.acted") is None
     assert len([line for line in said if "Content Security Policy" in line]) >= 2
     tab.close()
+
+
+def test_a_gate_without_a_number_says_why_in_chinese() -> None:
+    assert words.gate_reason("召回保持率的平均缺失：no transform has a retention") == (
+        "召回保持率的平均缺失：改动到的违规帖太少，算不出保持的比例"
+    )
+    assert words.gate_reason("无效回答的比例 0.0000，上限 0.005") == "无效回答的比例 0.0000，上限 0.005"

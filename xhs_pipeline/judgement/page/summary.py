@@ -26,7 +26,10 @@ def banner(report: Mapping[str, Any]) -> dict[str, Any]:
     stored = report["gate"]
     symbol, title, text = TITLES[stored["status"]]
     held = [g for wanted in (gate.FAIL, gate.INSUFFICIENT) for g in stored["gates"] if g["status"] == wanted]
-    reasons = [(words.STATUS[g["status"]], words.GATES.get(g["name"], g["name"]), g["reason"]) for g in held[:REASONS]]
+    reasons = [
+        (words.STATUS[g["status"]], words.GATES.get(g["name"], g["name"]), words.gate_reason(g["reason"]))
+        for g in held[:REASONS]
+    ]
     return {
         "status": stored["status"],
         "symbol": symbol,

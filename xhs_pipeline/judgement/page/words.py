@@ -76,7 +76,6 @@ REASONS = {
     "the model in use was trained on this week already": "在用模型已经用这一周的帖子训练过",
     "every post of it repeats one that the model in use was trained on": "这一周的每条帖子都与在用模型训练过的帖子重复",
     "the golden set is empty": "还没有固定测试集",
-    "the splits that the adapter was trained on are not there any more": "训练时用的数据划分已经不在了",
     "not fitted": "没有拟合",
     "no transform has a retention": "改动到的违规帖太少，算不出保持的比例",
 }
@@ -131,6 +130,12 @@ def direction(figure: Shown, higher: bool) -> int:
 def why(reason: str | None) -> str:
     """A reason in Chinese, as far as it is a known one."""
     return REASONS.get(reason or "", visible(reason or ""))
+
+
+def gate_reason(reason: str) -> str:
+    """A gate's sentence, where it ends with a figure's own reason with that in Chinese."""
+    said, mark, own = reason.rpartition("：")
+    return f"{said}{mark}{why(own)}"
 
 
 def floor_name(name: str) -> str:
