@@ -1,4 +1,4 @@
-"""Judging a file from the command line: peak memory and CPU time against the number of posts, and what a killed run repeats.
+"""Judging a file from the command line: peak memory and CPU time against the number of posts.
 
     python -m xhs_pipeline_tests.benchmarks.judge_batch --texts 20000 --pictured 2000
 
