@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, digest, file_digest
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, write_table
+from xhs_pipeline.posts.schema import UNIQUE_POSTS, open_parquet, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import split_of, unit_hash
 
@@ -144,7 +144,7 @@ def write_golden(unique: Path, previous: Path | None, enrolled: Sequence[str], w
 
     def batches() -> Iterator[pa.RecordBatch]:
         if previous:
-            yield from pq.ParquetFile(previous).iter_batches(batch_size=64)
+            yield from open_parquet(previous).iter_batches(batch_size=64)
         for rows in _rows_of(files, enrolled):
             yield from rows.append_column("frozen_at", pa.array([week] * rows.num_rows, pa.string())).to_batches()
 
@@ -177,12 +177,12 @@ def _check(file: Path, previous: Path | None, before: int, enrolled: Sequence[st
 
 
 def _row_by_row(file: Path) -> Iterator[pa.RecordBatch]:
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+    for batch in open_parquet(file).iter_batches(batch_size=64):
         yield from (batch.slice(place, 1) for place in range(batch.num_rows))
 
 
 def _light(files: Sequence[Path]) -> list[dict[str, Any]]:
-    return [row for file in files for row in pq.ParquetFile(file).read(columns=_LIGHT).to_pylist()]
+    return [row for file in files for row in open_parquet(file).read(columns=_LIGHT).to_pylist()]
 
 
 def _stratum(row: dict[str, Any]) -> tuple[str, bool]:

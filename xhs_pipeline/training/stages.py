@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import write_json
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.schema import QUARANTINE, write_table
+from xhs_pipeline.posts.schema import QUARANTINE, open_parquet, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.vlm.batches import Example, Unfit, fit, quiet_libraries
@@ -65,7 +65,7 @@ def load_examples(
 def _rows(file: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     left = limit
     columns = ["post_id", "messages", "images", "category", "elided", "label_weight"]
-    for batch in pq.ParquetFile(file).iter_batches(columns=columns, batch_size=64):
+    for batch in open_parquet(file).iter_batches(columns=columns, batch_size=64):
         rows = batch.to_pylist()[:left]
         yield from rows
         left = None if left is None else left - len(rows)
