@@ -120,6 +120,15 @@ def test_a_records_weight_scales_the_weights_of_its_tokens(small_processor: Any)
     assert quarter.equal(one * 0.25) and float(one.max()) == 1
 
 
+def test_prompts_without_their_answers_make_a_batch_whatever_was_decided(small_processor: Any) -> None:
+    texts = ("正文", "稳赚不赔，先垫付，再返利，名额有限")
+    records = [tokenise(small_processor, t, conversation("标题", t, 0, FRAUD, "催促"), []) for t in texts]
+    batch = pad([replace(record, answer=[]) for record in records], small_processor)
+    width = max(len(record.prompt) for record in records)
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == dict.fromkeys(batch, (2, width))
+    assert not batch["loss_weights"].any()
+
+
 def test_the_splits_label_weight_is_the_weight_a_record_is_trained_with(
     small_splits: Path, small_processor: Any, tmp_path: Path
 ) -> None:

@@ -84,8 +84,9 @@ def columns(example: Example, rationale_weight: float = 1.0) -> tuple[list[int],
 
     A weight is the record's for the decision and the end of the turn, times `rationale_weight` between them.
     """
-    rationale = max(len(example.answer) - example.decided - 1, 0)
-    shares = [1.0] * example.decided + [rationale_weight] * rationale
+    decided = min(example.decided, len(example.answer))  # scoring asks without the answer
+    rationale = max(len(example.answer) - decided - 1, 0)
+    shares = [1.0] * decided + [rationale_weight] * rationale
     shares += [1.0] * (len(example.answer) - len(shares))
     weights = [0.0] * len(example.prompt) + [example.weight * share for share in shares]
     return example.prompt + example.answer, [IGNORED] * len(example.prompt) + example.answer, weights
