@@ -72,7 +72,9 @@ def precision_recall(question: Question, name: int) -> list[dict[str, float]]:
     if not true.any() or true.all():
         return []
     precision, recall, _ = precision_recall_curve(true, scores(question, name))
-    rises = np.flatnonzero(recall[:-1] > recall[1:])[::-1]  # scikit-learn's order is by falling recall, and ends at recall 0
+    rises = np.flatnonzero(recall[:-1] > recall[1:])[
+        ::-1
+    ]  # scikit-learn's order is by falling recall, and ends at recall 0
     kept = rises[np.unique(np.linspace(0, len(rises) - 1, min(CURVE_POINTS, len(rises))).round().astype(int))]
     return [{"recall": round(float(recall[i]), 4), "precision": round(float(precision[i]), 4)} for i in kept]
 
