@@ -148,7 +148,9 @@ def test_no_posts_give_no_figures_and_say_so() -> None:
 
 def test_a_slice_tells_what_the_change_costs_there_and_the_slices_of_a_cut_add_up_to_all_posts() -> None:
     model, champion = simulated(600, 3, 2.0), simulated(600, 3)
-    champion[metrics.VERDICT] = champion[metrics.VERDICT].where(champion["week"] != "2026-02-02", POLICY.verdict_ids[-1])
+    champion[metrics.VERDICT] = champion[metrics.VERDICT].where(
+        champion["week"] != "2026-02-02", POLICY.verdict_ids[-1]
+    )
     found = compare(model, champion, POLICY, times=200)
     for rows in found["slices"].values():
         assert sum(row["n"] for row in rows.values()) == 600

@@ -1,8 +1,8 @@
-"""Rows of the appeals store within a transaction: decisions, their snapshots, the events of cases."""
+"""The decision log and its snapshots, within a transaction of the appeals store."""
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from xhs_pipeline.appeals.records import Decision, Snapshot
-from xhs_pipeline.appeals.tables import DECISIONS, EVENTS, SNAPSHOT_IMAGES, SNAPSHOTS
+from xhs_pipeline.appeals.tables import DECISIONS, SNAPSHOT_IMAGES, SNAPSHOTS
 
 Hash = Callable[[str | None], str | None]
 
@@ -79,9 +79,3 @@ def read(db: sa.Connection, decision_id: str | None) -> tuple[Snapshot | None, D
     snapshot = Snapshot(stored.post_id, stored.title, stored.body, images, stored.ocr_text, stored.qr_codes)
     names = ("model_version", "policy_version", "verdict", "category", "verdict_probs", "category_probs", "source")
     return snapshot, Decision(**{name: row[name] for name in names}), row["at"]
-
-
-def rows_of(db: sa.Connection, case_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Every column of these cases' events, in the order of their ids."""
-    asked = sa.select(EVENTS).where(EVENTS.c.case_id.in_(case_ids)).order_by(EVENTS.c.event_id)
-    return [dict(row._mapping) for row in db.execute(asked)]

@@ -1,24 +1,23 @@
 """Appeals files into the store: each event once, however often its file is read, and by the same rules as all others."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from xhs_pipeline.appeals import rules, states
-from xhs_pipeline.appeals.decisions import rows_of
+from xhs_pipeline.appeals.cases import rows_of, settle
+from xhs_pipeline.appeals.database import Database
 from xhs_pipeline.appeals.events import STAGE, read_events
 from xhs_pipeline.appeals.records import POST_GROUP
 from xhs_pipeline.appeals.tables import EVENTS
+from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE
-
-if TYPE_CHECKING:
-    from xhs_pipeline.appeals.store import AppealStore
 
 SAME = ("case_id", "kind", "at", "post_id", "verdict", "category", "actor_hash", "decided_by_hash")
 CHUNK = 500
@@ -39,22 +38,24 @@ def origin_of(path: Path) -> str:
     return f"{path.name}@{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
 
 
-def import_events(store: "AppealStore", key: bytes, path: Path) -> Imported:
+def import_events(
+    database: Database, policy: Policy, key: bytes, clock: Callable[[], datetime], path: Path
+) -> Imported:
     """Add the events of an appeals file that are not in the store yet, in the order of their ids there, in one transaction.
 
     An event whose id was read from this file before with other content is refused: events are only ever appended. Raises
     FileNotFoundError (or another OSError) when the file cannot be read.
     """
-    log, origin = read_events(path, store.policy, key), origin_of(path)
+    log, origin = read_events(path, policy, key), origin_of(path)
     rows = [row | {"origin": origin} for row in log.events.to_pylist()]
-    with store.database.read() as db:
+    with database.read() as db:
         known = _known(db, origin)
     new = [row for row in rows if row["origin_id"] not in known]
     if new:
-        with store.database.write() as db:
+        with database.write() as db:
             known = _known(db, origin)  # another process may have read the same file meanwhile
             new = [row for row in rows if row["origin_id"] not in known]
-            _insert(store, db, new)
+            _insert(db, policy, clock, new)
     changed = [row for row in rows if row["origin_id"] in known and known[row["origin_id"]] != _content(row)]
     refused = pa.concat_tables([log.quarantine.cast(QUARANTINE), _changed(changed)])
     return Imported(len(new), len(rows) - len(new) - len(changed), refused, log.torn_tail)
@@ -80,9 +81,9 @@ def _changed(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     )  # fmt: skip
 
 
-def _insert(store: "AppealStore", db: sa.Connection, rows: list[dict[str, Any]]) -> None:
+def _insert(db: sa.Connection, policy: Policy, clock: Callable[[], datetime], rows: list[dict[str, Any]]) -> None:
     """Add rows with flags on those that are over a cap or in a burst, and write down what cases come to by their votes."""
-    limits = rules.Limits.of(store.policy.appeals)
+    limits = rules.Limits.of(policy.appeals)
     by_author, about_group = _filings(db)
     for row in rows:
         if row["kind"] == states.FILED:
@@ -101,7 +102,7 @@ def _insert(store: "AppealStore", db: sa.Connection, rows: list[dict[str, Any]])
         db.execute(sa.insert(EVENTS), rows[start : start + CHUNK])
     for start in range(0, len(cases), CHUNK):
         for history in states.group_cases(rows_of(db, cases[start : start + CHUNK])).values():
-            store.settle(db, states.case_state(history, store.policy))
+            settle(db, states.case_state(history, policy), policy, clock())
 
 
 def _filings(db: sa.Connection) -> tuple[dict[str, list[datetime]], dict[str, list[datetime]]]:

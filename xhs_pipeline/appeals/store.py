@@ -7,17 +7,17 @@ hashes alone.
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from xhs_pipeline.appeals import audit, decisions, rules, states
+from xhs_pipeline.appeals.cases import COPIED, HERE, add, append, in_state, newest, rows_of, settle, state, view
 from xhs_pipeline.appeals.database import Database, StoreError
-from xhs_pipeline.appeals.decisions import rows_of
 from xhs_pipeline.appeals.events import APPEAL_EVENTS
 from xhs_pipeline.appeals.importing import Imported, import_events
 from xhs_pipeline.appeals.records import CaseView, Decision, Filed, Snapshot
@@ -27,9 +27,7 @@ from xhs_pipeline.appeals.tables import EVENTS, STORE_INFO
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.privacy import keyed_hash
 
-HERE = "store"  # the origin of events that no file brought
 MAX_NOTE_CHARS = 500
-PAGE = 200
 
 
 def store_url(data_dir: Path) -> str:
@@ -122,9 +120,9 @@ class AppealStore:
                 raise Refused("unknown_decision")
             if decision["verdict"] == self.policy.pass_verdict:
                 raise Refused("passed_post")
-            origin_id = f"{decision_id}:{who}"
+            once = f"{decision_id}:{who}"
             if db.execute(
-                sa.select(EVENTS.c.event_id).where(EVENTS.c.origin == HERE, EVENTS.c.origin_id == origin_id)
+                sa.select(EVENTS.c.event_id).where(EVENTS.c.origin == HERE, EVENTS.c.origin_id == once)
             ).first():
                 raise Refused("duplicate")
             now = self.clock()
@@ -134,54 +132,43 @@ class AppealStore:
                 most = limits.author_week if cap == "author_cap" else limits.group_week
                 raise Refused(cap, f"{most} in seven days")
             flag = rules.burst(limits, now, by_author, about_group)
-            opener = self._opener(decision, states.APPEAL, states.FILED, who, states.AUTHOR, origin_id)
-            case_id = uuid.uuid4().hex
-            event_id = self.append(db, opener | {"case_id": case_id, "at": now, "flag": flag, "note": clean_note(note)})
-        return Filed(case_id, event_id, states.FILED, flag)
+            opener = {name: decision[name] for name in COPIED} | {
+                "case_id": uuid.uuid4().hex,
+                "at": now,
+                "origin_id": once,
+            }
+            opener |= {"case_kind": states.APPEAL, "kind": states.FILED, "actor_hash": who, "actor_role": states.AUTHOR}
+            event_id = append(db, opener | {"flag": flag, "note": clean_note(note)})
+        return Filed(opener["case_id"], event_id, states.FILED, flag)
 
     @staticmethod
     def _filed(db: sa.Connection, of_whom: sa.ColumnElement[bool], now: datetime) -> list[datetime]:
         asked = sa.select(EVENTS.c.at).where(of_whom, EVENTS.c.kind == states.FILED, EVENTS.c.at > now - rules.WEEK)
         return list(db.execute(asked).scalars())
 
-    @staticmethod
-    def _opener(
-        decision: Mapping[str, Any], case_kind: str, kind: str, actor: str | None, role: str, origin_id: str
-    ) -> dict[str, Any]:
-        copied = (
-            "post_id",
-            "decision_id",
-            "model_version",
-            "policy_version",
-            "verdict",
-            "category",
-            "group_id",
-            "decided_by_hash",
-        )
-        opener = {name: decision[name] for name in copied}
-        return opener | {"case_kind": case_kind, "kind": kind, "actor_hash": actor, "actor_role": role, "origin_id": origin_id}  # fmt: skip
-
     def withdraw(self, case_id: str, appellant: str) -> CaseState:
         """Take an open appeal back. Raises Refused unless it is the appellant who does."""
         who = self.hash_of(appellant)
         with self.database.write() as db:
-            case = self.state(db, case_id)
+            case = self._state(db, case_id)
             if who != case.appellant_hash:
                 raise Refused("not_the_appellant")
             if not case.open:
                 raise Refused("closed", str(case.state))
             self._add(db, case, states.WITHDRAWN, who, states.AUTHOR)
-            return self.state(db, case_id)
+            return self._state(db, case_id)
 
     def expire(self, now: datetime, older_than: timedelta) -> int:
         """Close the open cases in which nothing has happened for `older_than` before `now`; returns how many."""
-        closed = 0
         with self.database.write() as db:
-            for case in self._open_cases(db):
-                if case.last_at is not None and case.last_at < now - older_than:
-                    self._add(db, case, states.EXPIRED, None, states.SYSTEM)
-                    closed += 1
-        return closed
+            idle = [
+                case
+                for case, _ in in_state(db, None, 0, self.policy)
+                if case.last_at and case.last_at < now - older_than
+            ]
+            for case in idle:
+                self._add(db, case, states.EXPIRED, None, states.SYSTEM)
+        return len(idle)
 
     # --- review ---------------------------------------------------------------------------------------------------------
 
@@ -190,12 +177,12 @@ class AppealStore:
         who = self.hash_of(reviewer)
         with self.database.write() as db:
             case, reason = self._reviewed(db, case_id, who)
-            if reason and reason != "not_triaged":
-                raise Refused(reason)
-            if case.triaged:
+            if case.triaged and reason is None:
                 raise Refused("repeated")
-            self._add(db, case, states.TRIAGED, who, states.REVIEWER, note=note)
-            return self.state(db, case_id)
+            if reason and reason != "not_triaged":
+                raise Refused(reason, str(case.state) if reason == "closed" else "")
+            self._add(db, case, states.TRIAGED, who, states.REVIEWER, note=clean_note(note))
+            return self._state(db, case_id)
 
     def vote(self, case_id: str, reviewer: str, verdict: str, category: str, note: str = "") -> CaseState:
         """A reviewer's answer to a case; a later one by the same reviewer takes its place while the case is open.
@@ -212,65 +199,57 @@ class AppealStore:
                 raise Refused(reason, str(case.state) if reason == "closed" else "")
             if any(vote.reviewer_hash == who and vote.label == (verdict_id, category) for vote in case.votes):
                 raise Refused("repeated")
-            said = {"verdict": verdict_id, "category": category}
-            self._add(db, case, states.VOTED, who, states.REVIEWER, said, note)
-            return self.settle(db, self.state(db, case_id))
-
-    def _reviewed(self, db: sa.Connection, case_id: str, reviewer_hash: str) -> tuple[CaseState, str | None]:
-        case = self.state(db, case_id)
-        return case, rules.may_vote(case, reviewer_hash, decisions.author_of(db, case.decision_id))
-
-    def settle(self, db: sa.Connection, case: CaseState) -> CaseState:
-        """Write down what the votes of a case come to, if they are enough and agree; returns the state after that."""
-        labels = {vote.label for vote in case.votes}
-        label = labels.pop() if len(labels) == 1 else None
-        needed = states.reviewers_needed(case.first, label, self.policy) if label else 0
-        if label is None or not case.open or len(case.votes) < needed:
-            return case
-        said = {"verdict": label[0], "category": label[1]}
-        kind = states.adjudication(case.first, label, self.policy)
-        self._add(db, case, kind, None, states.SYSTEM, said)
-        return self.state(db, case.case_id)
+            said = {"verdict": verdict_id, "category": category, "note": clean_note(note)}
+            self._add(db, case, states.VOTED, who, states.REVIEWER, **said)
+            return settle(db, self._state(db, case_id), self.policy, self.clock())
 
     def sample_audit(self, size: int | None = None, seed: int | None = None) -> list[str]:
-        """Open audit cases on decisions that let a post pass, as many as the policy says or `size`; see audit."""
+        """Open audit cases on decisions that let a post pass, as many as the policy says or `size`; returns their ids.
+
+        Which ones is audit's matter. The same store and seed (None: the largest event id) draw the same ones.
+        """
         with self.database.write() as db:
-            chosen = audit.draw(
-                audit.candidates(db, self.policy, self.clock()),
-                self.policy,
-                size,
-                self.newest(db) if seed is None else seed,
-            )
+            passed = audit.candidates(db, self.policy, self.clock())
             opened = []
-            for decision in chosen:
-                case_id = uuid.uuid4().hex
-                opener = self._opener(decision, states.AUDIT, states.SAMPLED, None, states.SYSTEM, f"audit:{decision['decision_id']}")  # fmt: skip
-                self.append(db, opener | {"case_id": case_id, "at": self.clock()})
-                opened.append(case_id)
+            for decision in audit.draw(passed, self.policy, size, newest(db) if seed is None else seed):
+                opener = {name: decision[name] for name in COPIED} | {"case_id": uuid.uuid4().hex, "at": self.clock()}
+                opener |= {"case_kind": states.AUDIT, "kind": states.SAMPLED, "actor_role": states.SYSTEM}
+                append(db, opener | {"origin_id": f"audit:{decision['decision_id']}"})
+                opened.append(str(opener["case_id"]))
         return opened
+
+    def _state(self, db: sa.Connection, case_id: str) -> CaseState:
+        return state(db, case_id, self.policy)
+
+    def _reviewed(self, db: sa.Connection, case_id: str, reviewer_hash: str) -> tuple[CaseState, str | None]:
+        case = self._state(db, case_id)
+        return case, rules.may_vote(case, reviewer_hash, decisions.author_of(db, case.decision_id))
+
+    def _add(
+        self, db: sa.Connection, case: CaseState, kind: str, actor: str | None, role: str, **said: str | None
+    ) -> None:
+        add(db, case, self.policy, self.clock(), kind, actor, role, **said)
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
     def case(self, case_id: str) -> CaseView:
         """One case with everything that a reviewer needs. Raises Refused when there is none."""
         with self.database.read() as db:
-            return self._view(db, case_id, rows_of(db, [case_id]))
+            events = rows_of(db, [case_id])
+            if not events:
+                raise Refused("unknown_case")
+            return view(db, case_state(events, self.policy), events)
 
     def queue(self, state: str | None = None, limit: int = 50, after: int | None = None) -> list[CaseView]:
-        """Up to `limit` cases, the oldest first; those in `state`, or all that are open. `after`: the `cursor` of the last one seen.
+        """Up to `limit` cases, the oldest first; those in `state`, or all that are open. `after`: the last one's `cursor`.
 
         Raises ValueError for a state that there is not.
         """
         if state is not None and state not in states.STATES:
             raise ValueError(f"state is {state!r}; expected one of {', '.join(states.STATES)}")
-        found: list[CaseView] = []
         with self.database.read() as db:
-            for case in self._cases(db, state, after or 0):
-                if case.open if state is None else case.state == state:
-                    found.append(self._view(db, case.case_id, rows_of(db, [case.case_id])))
-                if len(found) == limit:
-                    break
-        return found
+            found = islice(in_state(db, state, after or 0, self.policy), limit)
+            return [view(db, case, events) for case, events in found]
 
     def events(self, after: int = 0) -> pa.Table:
         """The events with larger ids than `after`, in order: APPEAL_EVENTS. Going on from the last one seen misses none."""
@@ -283,74 +262,7 @@ class AppealStore:
 
     def import_jsonl(self, path: Path) -> Imported:
         """Take over the events of an appeals file; those that are here already are left as they are. See importing."""
-        return import_events(self, self._key, path)
-
-    # --- within a transaction -------------------------------------------------------------------------------------------
-
-    def append(self, db: sa.Connection, event: Mapping[str, Any]) -> int:
-        """Add one event and return its id."""
-        added = db.execute(sa.insert(EVENTS).values(**({"origin": HERE} | dict(event))))
-        return int(added.inserted_primary_key[0])  # type: ignore[index]
-
-    def _add(
-        self,
-        db: sa.Connection,
-        case: CaseState,
-        kind: str,
-        actor: str | None,
-        role: str,
-        said: Mapping[str, str] | None = None,
-        note: str = "",
-    ) -> None:
-        moved = {"case_id": case.case_id, "case_kind": case.kind, "kind": kind, "at": self.clock()}
-        about = {
-            "post_id": case.post_id,
-            "decision_id": case.decision_id,
-            "model_version": case.model_version,
-            "policy_version": self.policy.version,
-        }
-        self.append(
-            db, {**moved, **about, **(said or {}), "actor_hash": actor, "actor_role": role, "note": clean_note(note)}
-        )
-
-    def state(self, db: sa.Connection, case_id: str) -> CaseState:
-        """The state of a case as this transaction sees it. Raises Refused when there is none."""
-        events = rows_of(db, [case_id])
-        if not events:
-            raise Refused("unknown_case")
-        return case_state(events, self.policy)
-
-    def newest(self, db: sa.Connection) -> int:
-        """The largest event id, 0 where there is none."""
-        return int(db.execute(sa.select(sa.func.max(EVENTS.c.event_id))).scalar() or 0)
-
-    def _open_cases(self, db: sa.Connection) -> Iterable[CaseState]:
-        return (case for case in self._cases(db, None, 0) if case.open)
-
-    def _cases(self, db: sa.Connection, state: str | None, after: int) -> Iterable[CaseState]:
-        """Cases that may be in `state` (None: open), by the id of their first event, a page at a time."""
-        later = EVENTS.alias("later")
-        ending = states.CLOSED if state is None or state in states.OPEN_STATES else (state,)
-        ended = sa.exists().where(later.c.case_id == EVENTS.c.case_id, later.c.kind.in_(ending))
-        fits = ended if state in (*states.ADJUDICATED, *states.CLOSED) else ~ended
-        opening = sa.select(EVENTS.c.event_id, EVENTS.c.case_id).where(EVENTS.c.kind.in_(states.OPENING), fits)
-        while True:
-            page = db.execute(opening.where(EVENTS.c.event_id > after).order_by(EVENTS.c.event_id).limit(PAGE)).all()
-            if not page:
-                return
-            after = page[-1].event_id
-            histories = states.group_cases(rows_of(db, [row.case_id for row in page]))
-            for row in page:
-                case = case_state(histories[row.case_id], self.policy)
-                if case.opened_by == row.event_id:  # a file may open a case a second time
-                    yield case
-
-    def _view(self, db: sa.Connection, case_id: str, events: list[dict[str, Any]]) -> CaseView:
-        if not events:
-            raise Refused("unknown_case")
-        case = case_state(events, self.policy)
-        snapshot, decision, at = decisions.read(db, case.decision_id)
-        return CaseView(case_id, case.kind, case, snapshot, decision, at, tuple(events))
+        return import_events(self.database, self.policy, self._key, self.clock, path)
 
 
 def clean_note(note: str) -> str | None:
