@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from xhs_pipeline.artifacts import Built
 from xhs_pipeline.automation import appeal_sensor
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.resources import Workspace
+from xhs_pipeline_tests.appeal_services import UNLIMITED, half_an_event, opens, service, writes_half
 from xhs_pipeline_tests.databases import Postgres
 from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import KEY, POLICY, event, lines
@@ -36,40 +38,6 @@ from xhs_pipeline_tests.test_appeals_store import START, Clock, decided, file_of
 
 SPAWN = multiprocessing.get_context("spawn")
 CASES = 1667  # per service; three events each, so two services write 10,002
-FREE = POLICY.appeals | {
-    "max_per_author_per_week": 10**9, "max_per_group_per_week": 10**9, "burst": {"minutes": 0, "per_author": 10**9, "per_group": 10**9}
-}  # fmt: skip
-UNLIMITED = dataclasses.replace(POLICY, appeals=FREE)
-JSONL = {"at": "2026-02-20T10:00:00+08:00"}
-
-
-def service(url: str, name: str, cases: int) -> None:
-    """One process that logs decisions, files appeals against them and has them reviewed, one transaction each."""
-    with AppealStore.open(url, UNLIMITED, KEY) as store:
-        pairs = [
-            (Snapshot(f"{name}-{n}", "标题", f"正文{name}{n}"), Decision("m", "v", "remove", "私域引流"))
-            for n in range(cases)
-        ]
-        for decision_id in store.log_decisions(pairs):
-            store.vote(store.file_appeal(decision_id, f"author of {name}").case_id, "judge", "pass", "正常")
-
-
-def opens(url: str, barrier: Any) -> None:
-    barrier.wait()
-    AppealStore.open(url, POLICY, KEY).close()
-
-
-def writes_half(url: str, ready: Any) -> None:
-    """Begins to write an event, and never ends."""
-    with AppealStore.open(url, POLICY, KEY) as store, store.database.write() as db:
-        append(db, half_an_event())
-        ready.set()
-        time.sleep(600)
-
-
-def half_an_event() -> dict[str, Any]:
-    opening = {"case_id": "half", "case_kind": "appeal", "kind": "filed", "post_id": "p", "actor_role": "author"}
-    return opening | {"at": START}
 
 
 @pytest.fixture
@@ -81,14 +49,25 @@ def store(database_url: str) -> Iterator[AppealStore]:
 # --- many writers ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_services_write_ten_thousand_events_and_a_reader_that_goes_on_misses_none(database_url: str) -> None:
-    with AppealStore.open(database_url, UNLIMITED, KEY) as store:
-        services = [SPAWN.Process(target=service, args=(database_url, name, CASES)) for name in ("a", "b")]
+@pytest.fixture
+def memory_url(database_url: str) -> Iterator[str]:
+    """A database that waits for no disk: what is looked at is order, not what a power cut leaves."""
+    in_memory = Path("/dev/shm")
+    if not database_url.startswith("sqlite") or not in_memory.is_dir():
+        yield database_url
+        return
+    with tempfile.TemporaryDirectory(dir=in_memory) as folder:
+        yield f"sqlite:///{folder}/appeals.sqlite3"
+
+
+def test_two_services_write_ten_thousand_events_and_a_reader_that_goes_on_misses_none(memory_url: str) -> None:
+    with AppealStore.open(memory_url, UNLIMITED, KEY) as store:
+        services = [SPAWN.Process(target=service, args=(memory_url, name, CASES)) for name in ("a", "b")]
         for process in services:
             process.start()
         read: list[dict[str, Any]] = []
         while alive := any(process.is_alive() for process in services):
-            time.sleep(0.02)
+            time.sleep(0.1)
             read += store.events(after=read[-1]["event_id"] if read else 0).to_pylist()
         assert not alive and [process.exitcode for process in services] == [0, 0]
         read += store.events(after=read[-1]["event_id"]).to_pylist()
