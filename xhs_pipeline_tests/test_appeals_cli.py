@@ -65,7 +65,8 @@ def test_a_line_that_is_no_answer_is_refused_with_its_number_and_stops_nothing(
     fill_in(path, p_1={"verdict": "pass", "category": "正常", "reviewer": "李雷"})
     good = path.read_bytes()
     path.write_bytes(
-        b'{"case_id": \n[1]\n{"case_id": "x", "verdict": 3}\n\xff\n\n{"case_id": "x", "reviewer": "x", "verdict": "pass"}\n' + good
+        b'{"case_id": \n[1]\n{"case_id": "x", "verdict": 3}\n\xff\n\n{"case_id": "x", "reviewer": "x", "verdict": "pass"}\n'
+        + good
     )
     answers = import_answers(store, path)
     assert [(number, reason) for number, reason, _ in answers.refused] == [
