@@ -114,7 +114,7 @@ class Profile(BaseModel):
     # several processes, one a GPU; an update stays batch_size x accumulation records
     num_processes: int = Field(1, ge=1, description="on this machine")
     distribution: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="ddp = each process holds the whole model; fsdp = each holds a share of it"
+        "ddp", description="ddp = each process holds the whole model; fsdp = each holds a share of it (GPUs only)"
     )
 
     # scoring
@@ -157,10 +157,10 @@ class Profile(BaseModel):
                 f"num_processes is {self.num_processes}, but an update has batch_size x accumulation = "
                 f"{self.batch_size * self.accumulation} records; raise accumulation"
             )
-        if self.num_processes > 1 and self.lora_modules == "all":
+        if self.num_processes > 1 and self.lora_modules == "all" and self.distribution == "fsdp":
             raise ValueError(
-                "lora_modules is 'all' with num_processes > 1; expected 'language': a process whose records have no image "
-                "would have no gradient for the vision tower"
+                "lora_modules is 'all' with distribution 'fsdp'; expected 'language', or 'ddp': processes that share out the "
+                "weights exchange the gradients they have, and one whose records have no image has none for the vision tower"
             )
         return self
 
@@ -212,9 +212,10 @@ _TINY = {name for name in Profile.model_fields if name.startswith("tiny_")}
 # The configurations for other trainers lie beside the splits; later stages look at the posts' files only.
 _EXPORTED = {
     "base_model", "base_revision", "base_hub", "quantization", "min_pixels", "max_pixels", "max_length", "lora_rank",
-    "lora_alpha", "lora_dropout", "lora_targets", "train_embeddings", "epochs", "max_steps", "batch_size", "accumulation",
-    "learning_rate", "schedule", "warmup", "weight_decay", "adam_beta2", "max_grad_norm", "precision",
-    "gradient_checkpointing",
+    "lora_alpha", "lora_dropout", "lora_rslora", "lora_dora", "lora_modules", "lora_targets", "train_embeddings", "epochs",
+    "max_steps", "batch_size", "accumulation", "optimizer", "learning_rate", "schedule", "warmup", "weight_decay", "adam_beta2",
+    "max_grad_norm", "evaluations", "early_stopping", "precision", "gradient_checkpointing", "num_processes",
+    "distribution",
 }  # fmt: skip
 STAGE_SETTINGS: dict[str, set[str]] = {
     "clean_posts": {"ocr"},

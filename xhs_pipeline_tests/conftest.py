@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from xhs_pipeline_tests.databases import Postgres, start_postgres
-from xhs_pipeline_tests.small import PROFILE, make_splits
+from xhs_pipeline_tests.small import PROFILE, make_splits, model_folder
 
 
 def _silent(line: str) -> None:
@@ -95,3 +95,9 @@ def small_merged(
         str(small_base), str(small_adapter), str(small_splits), PROFILE.model_dump(), str(out), _silent
     )
     return out, counts
+
+
+@pytest.fixture(scope="session")
+def untrained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as merged_model writes it, for tests that ask what is done with answers and not whether they are right."""
+    return model_folder(tmp_path_factory.mktemp("untrained_model"))

@@ -1,16 +1,26 @@
 """Reports over made-up predictions: the parts that report.build_report puts together, measured by the same functions as in a run."""
 
-from collections.abc import Mapping
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jsonschema import Draft202012Validator
+from PIL import Image
 
-from xhs_pipeline.judgement import metrics, paired
+from xhs_pipeline.judgement import metrics, paired, report
 from xhs_pipeline.judgement.calibration import Calibration
 from xhs_pipeline.judgement.figures import Figure, figure
 from xhs_pipeline.policy import load_policy
+from xhs_pipeline_tests.simulated import simulated
+from xhs_pipeline_tests.test_judgement_metrics import HARMLESS, frame
 
 POLICY = load_policy()
+SCHEMA = json.loads((files("xhs_pipeline.judgement") / "report.schema.json").read_text(encoding="utf-8"))
 NOT_MEASURED = figure(None, 0, "not measured")
 TRANSFORMS = {
     "homophones": "谐音",
@@ -116,3 +126,64 @@ def evasion(before: Figure, n: int = 400) -> dict[str, Any]:
             "image_order": {"n": n, "verdict_changed": rate(0.0), "category_changed": rate(0.01)},
         },
     }
+
+
+def build(
+    truth: Sequence[Any],
+    model: Sequence[Any],
+    tfidf: Sequence[Any],
+    champion: Sequence[Any] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """The report of a few posts; `changes` are of parts, or of the context."""
+    floors = {"majority": frame(list(truth), [HARMLESS] * len(truth)), "tfidf": frame(list(truth), list(tfidf))}
+    in_use = frame(list(truth), list(champion)) if champion else None
+    of_parts = {name: changes.pop(name) for name in report.PARTS if name in changes}
+    return report.build_report(
+        parts(frame(list(truth), list(model)), floors, in_use, **of_parts), POLICY, context(**changes)
+    )
+
+
+@cache
+def full(posts: int = 600) -> dict[str, Any]:
+    """A report with everything in it. The champion lets three posts in ten pass and is too unsure; never change it."""
+    model, champion = simulated(posts), simulated(posts, sharpness=0.4)
+    champion = answered(champion, np.random.default_rng(0).random(posts) < 0.3)
+    tfidf, majority = answered(model, np.arange(posts) % 2 == 0), answered(model, np.ones(posts, dtype=bool))
+    floors = {"majority": majority, "tfidf": tfidf, "untuned": champion}
+    made = parts(model, floors, champion, simulated(posts, 1))
+    mine, theirs = (made["figures"][who]["headline"] for who in ("model", "champion"))
+    made["evasion"] = evasion(mine["recall"])
+    names = ("category_macro_f1", "verdict_macro_f1", "cost_per_1000")
+    change = {name: made["comparison"][name] for name in names}
+    made["golden"] = {"n": posts, "reason": None, "model": mine, "champion": theirs, "comparison": change}
+    made["newest_week"] = {
+        "week": "2026-02-16", "reason": None, "n": 90, "champion": theirs, "before": theirs, "model": mine, "n_model": 30
+    }  # fmt: skip
+    return report.build_report(made, POLICY, context(champion_version="0d1e2f3a4b5c"))
+
+
+def answered(predictions: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+    """The frame with the harmless answer given to these rows."""
+    out = predictions.copy()
+    out.loc[rows, [metrics.VERDICT, metrics.CATEGORY]] = HARMLESS
+    return out
+
+
+def jpeg(side: int = 400) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side // 2), "teal").save(out, format="JPEG")
+    return out.getvalue()
+
+
+def example(**changes: Any) -> dict[str, Any]:
+    """One row as report.worst_mistakes gives it."""
+    return {
+        "post_id": "p1", "title": "标题", "body": "正文", "images": [], "true_verdict": "remove", "true_category": "诈骗",
+        "verdict": "pass", "category": "正常", "probability": 0.8, "cost": 50.0, "label_source": "source", **changes,
+    }  # fmt: skip
+
+
+def faults(content: dict[str, Any]) -> list[str]:
+    """Where a report departs from the published schema."""
+    return [f"{e.json_path}: {e.message[:120]}" for e in Draft202012Validator(SCHEMA).iter_errors(content)]

@@ -1,6 +1,7 @@
 """A few dozen synthetic posts and the smallest model of the real class: what the tests of the model's stages share."""
 
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,27 @@ def record(processor: Any, name: str, text: str, images: int = 0, rationale: str
 
     messages = conversation("标题", text, images, FRAUD, rationale)
     return tokenise(processor, name, messages, [jpeg(90 + 20 * i, 120) for i in range(images)])
+
+
+def model_folder(folder: Path, profile: Profile = PROFILE) -> Path:
+    """A folder as merged_model writes it: an untrained model of the real class, which answers in form."""
+    from xhs_pipeline.splits.conversation import prompt_digest
+    from xhs_pipeline.vlm.card import ModelCard, write_card
+    from xhs_pipeline.vlm.processor import load_processor
+    from xhs_pipeline.vlm.tiny import build_tiny
+
+    build_tiny(folder, ["周末公园散步", "稳赚不赔加我"] * 8, POLICY, profile, lambda line: None)
+    template = load_processor(folder, profile.min_pixels, profile.max_pixels).chat_template
+    write_card(folder, ModelCard(profile, POLICY, prompt_digest(POLICY, profile.prompt, template)))
+    return folder
+
+
+def jsonl(folder: Path, *rows: dict[str, Any] | bytes, name: str = "posts.jsonl") -> Path:
+    """A file of JSON lines; bytes are a line as they are."""
+    file = folder / name
+    encoded = [r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode() for r in rows]
+    file.write_bytes(b"".join(line + b"\n" for line in encoded))
+    return file
 
 
 def records_file(file: Path, examples: Any) -> Any:

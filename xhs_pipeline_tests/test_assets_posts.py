@@ -292,6 +292,44 @@ def test_a_quota_for_a_label_that_is_not_there_fails_the_step_and_names_the_allo
     assert "train_quotas names unknown labels 欺诈; allowed: 正常, 虚假宣传" in said
 
 
+# --- the golden set -----------------------------------------------------------------------------------------------------
+
+
+def test_another_seed_or_the_end_of_its_week_trains_no_model_on_a_golden_post(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    made = metadata(run(workspace, instance), "golden_set")
+    frozen = set(pq.read_table(Path(made["folder"]) / "golden.parquet", columns=["post_id"])["post_id"].to_pylist())
+    assert frozen and made["enrolled"] == len(frozen) and "n1" not in made["preview"]
+    shares = {"test_share": 0.0, "calibration_share": 0.0, "validation_share": 0.2}
+    everything_else = {"resources": {"profile": {"config": {"seed": 1, **shares}}}}
+    export(Path(workspace.source).parent, [row(n) for n in range(300, 330)])
+    for select in (
+        [golden_set, sharegpt_splits],
+        None,
+    ):  # the same posts, then a week that was exported anew without them
+        result = run(workspace, instance, FIRST if select is None else None, select=select, run_config=everything_else)
+        folder, golden = Path(metadata(result, "sharegpt_splits")["folder"]), metadata(result, "golden_set")
+        assert (golden["version"], golden["reused"]) == (made["version"], True)
+        ids = {name: set(pq.read_table(folder / f"{name}.parquet")["post_id"].to_pylist()) for name in SPLITS}
+        assert frozen <= ids["test"] and not frozen & (ids["train"] | ids["validation"] | ids["calibration"])
+        (check,) = (c for c in result.get_asset_check_evaluations() if c.check_name == "golden_never_trained")
+        assert check.passed and check.blocking
+        assert metadata(result, "sharegpt_splits")["golden_posts"] == len(frozen)
+
+
+def test_a_golden_set_that_was_edited_fails_whoever_reads_it_and_says_what_to_do(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    file = Path(metadata(run(workspace, instance), "golden_set")["folder"]) / "golden.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), file)
+    for asset in (golden_set, sharegpt_splits):
+        result = run(workspace, instance, None, select=[asset], raise_on_error=False)
+        said = failure(result, asset.key.to_user_string())
+        assert f"{file}: not the golden set that was published" in said and "restore the file from a backup" in said
+
+
 # --- two runs at once ---------------------------------------------------------------------------------------------------
 
 

@@ -28,8 +28,14 @@ TRAINERS = {
     "ms-swift": ("torch==2.13.0", "torchvision==0.28.0", "ms-swift==4.6.0", "qwen_vl_utils"),
 }
 DRIVER = Path(__file__).with_name("other_trainers.py")
-# no quantisation, so that the peers' own extras for it need not be installed
-SETTINGS = PROFILE.model_copy(update={"quantization": "none", "max_steps": 4, "epochs": 1})
+VISION = ["qkv", "proj", "fc1", "fc2", "mlp.0", "mlp.2"]
+# With every option that has a counterpart; no quantisation, so that the peers' own extras for it need not be installed.
+SETTINGS = PROFILE.model_copy(
+    update={
+        "quantization": "none", "max_steps": 4, "epochs": 1, "lora_rslora": True, "lora_dora": True, "lora_modules": "all",
+        "lora_targets": [*PROFILE.lora_targets, *VISION], "evaluations": 2, "early_stopping": 2,
+    }
+)  # fmt: skip
 
 
 def quiet(line: str) -> None:
@@ -105,7 +111,15 @@ def test_every_exported_setting_is_one_of_the_trainers_own_and_arrives(
         wanted = yaml.safe_load((splits / LLAMAFACTORY).read_text(encoding="utf-8"))
     else:
         wanted = exported_swift(splits)
-    names = {"model_name_or_path", "dataset", "output_dir", "model", "report_to"}  # paths, and lists of one
+    names = {
+        "model_name_or_path",
+        "dataset",
+        "val_dataset",
+        "eval_dataset",
+        "output_dir",
+        "model",
+        "report_to",
+    }  # paths, and lists of one
     for name in wanted.keys() - names:
         assert same(parsed[name], wanted[name]), f"{name}: {parsed[name]} instead of {wanted[name]}"
 
@@ -140,7 +154,7 @@ def test_an_adapter_trained_there_comes_back_as_a_merged_model(
     merged.mkdir()
     settings = Profile(**SETTINGS.model_dump()).model_dump()
     said = import_adapter(str(folder), str(base), settings, str(ours), quiet)
-    assert said["lora_modules"] == len(SETTINGS.lora_targets) * SETTINGS.tiny_layers
+    assert said["lora_modules"] == len(PROFILE.lora_targets) * SETTINGS.tiny_layers + 4 * SETTINGS.tiny_vision_depth + 2
     counts = merge_adapter(str(base), str(ours), str(splits), settings, str(merged), quiet)
     checks = merge_checks(counts, "fp32", {"min_merge_agreement": 1.0, "min_training_base_agreement": 1.0})
     assert all(check.passed for check in checks), checks

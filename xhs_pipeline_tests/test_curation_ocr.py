@@ -23,17 +23,15 @@ from xhs_pipeline.curation.clean import CleanSettings
 from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.stages import write_clean
 from xhs_pipeline.curation.text import ELISION
-from xhs_pipeline.judge import judge_file
-from xhs_pipeline.judgement.evasion import FontMissing, chinese_font
+from xhs_pipeline.judge.batch import judge_file
+from xhs_pipeline.judgement.evasion.transforms import FontMissing, chinese_font
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.posts.schema import RAW_POSTS, write_table
 from xhs_pipeline.resources import Workspace, profile_resource
-from xhs_pipeline.splits.conversation import prompt_digest, render_prompt
-from xhs_pipeline.vlm.card import MODEL_CARD, ModelCard, write_card
-from xhs_pipeline.vlm.processor import load_processor
-from xhs_pipeline.vlm.tiny import build_tiny
+from xhs_pipeline.splits.conversation import render_prompt
+from xhs_pipeline.vlm.card import MODEL_CARD
 from xhs_pipeline_tests.pictures import blank, jpeg, photographed, placed, qr_code, written
-from xhs_pipeline_tests.small import POLICY, PROFILE
+from xhs_pipeline_tests.small import POLICY, PROFILE, model_folder
 
 try:
     chinese_font()
@@ -229,12 +227,7 @@ def test_without_the_extra_cleaning_ends_before_any_work(tmp_path: Path, monkeyp
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as merged_model writes it, of a model trained with text in images."""
-    folder = tmp_path_factory.mktemp("model")
-    profile = PROFILE.model_copy(update={"ocr": True})
-    build_tiny(folder, ["周末公园散步", "稳赚不赔加我"] * 8, POLICY, profile, lambda line: None)
-    processor = load_processor(folder, profile.min_pixels, profile.max_pixels)
-    write_card(folder, ModelCard(profile, POLICY, prompt_digest(POLICY, profile.prompt, processor.chat_template)))
-    return folder
+    return model_folder(tmp_path_factory.mktemp("model"), PROFILE.model_copy(update={"ocr": True}))
 
 
 def test_a_model_is_shown_text_in_images_only_if_it_was_trained_with_it(model: Path, tmp_path: Path) -> None:

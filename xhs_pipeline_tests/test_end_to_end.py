@@ -20,7 +20,7 @@ import yaml
 
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, file_digest, read_json
 from xhs_pipeline.curation.text import matching_form
-from xhs_pipeline.judgement.floors import MAJORITY, TFIDF
+from xhs_pipeline.judgement.floors import MAJORITY, TFIDF, UNTUNED
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import PROFILES_DIR
 
@@ -315,7 +315,7 @@ def test_the_report_stands_beside_the_floors_and_says_that_so_small_a_model_prov
 ) -> None:
     artifact = place.latest("evaluation_report")
     report = read_json(artifact.file("report.json"))
-    assert set(report["figures"]["floors"]) == {MAJORITY, TFIDF}
+    assert set(report["figures"]["floors"]) == {MAJORITY, TFIDF, UNTUNED}
     tests = rows(place.latest("sharegpt_splits"), "test.parquet")
     for figures in (report["figures"]["model"], *report["figures"]["floors"].values()):
         for name in ("binary_accuracy", "binary_macro_f1", "category_macro_f1"):
@@ -371,10 +371,9 @@ def test_posts_are_judged_from_the_command_line_and_bad_rows_are_reported(
         *(sys.executable, "-m", "xhs_pipeline.judge", model, str(posts), str(out)), "--source", str(source)
     )
     assert done.code == 0, done.said[-2000:]
-    judged = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert [row["post_id"] for row in judged] == ["a", "b", "c"]
-    for row in judged:
-        assert set(row) == {"post_id", "verdict", "category", "verdict_probs", "category_probs"}
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [(row["row"], row["post_id"]) for row in lines] == [(1, "a"), (2, "b"), (3, None), (4, None), (5, "c")]
+    for row in (row for row in lines if "error" not in row):
         assert list(row["verdict_probs"]) == list(POLICY.verdict_ids) and row["verdict"] in POLICY.verdict_ids
         assert list(row["category_probs"]) == list(POLICY.category_names) and row["category"] in POLICY.category_names
         assert sum(row["verdict_probs"].values()) == pytest.approx(1, abs=1e-4)

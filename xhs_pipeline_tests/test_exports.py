@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from xhs_pipeline.profile import load_profile
-from xhs_pipeline.splits.exports import LLAMAFACTORY, MS_SWIFT, ms_swift, write_exports
+from xhs_pipeline.profile import Profile, load_profile
+from xhs_pipeline.splits.exports import LLAMAFACTORY, MS_SWIFT, llamafactory, ms_swift, write_exports
 
 PROFILE = load_profile("qwen2-vl-2b")
 
@@ -22,7 +22,7 @@ def test_both_files_say_what_the_profile_says(tmp_path: Path) -> None:
         "lr_scheduler_type": PROFILE.schedule, "warmup_ratio": PROFILE.warmup, "max_steps": -1, "bf16": True,
         "model_revision": PROFILE.base_revision,
     }  # fmt: skip
-    for name, value in same.items():
+    for name, value in (same | {"use_rslora": False, "use_dora": False, "optim": "adamw_torch"}).items():
         assert theirs[name] == swift[name] == value, name
     assert theirs["model_name_or_path"] == PROFILE.base_model
     assert (theirs["cutoff_len"], swift["max_length"]) == (PROFILE.max_length, PROFILE.max_length)
@@ -54,3 +54,48 @@ def test_the_script_is_one_command_that_a_shell_reads_as_meant(tmp_path: Path) -
     start = words.index("--target_modules") + 1
     assert words[start : start + 7] == PROFILE.lora_targets
     assert (tmp_path / MS_SWIFT).stat().st_mode & 0o100
+
+
+def test_every_option_of_the_recipe_is_a_setting_there_or_named_as_one_that_has_none(tmp_path: Path) -> None:
+    profile = Profile(
+        **{
+            **PROFILE.model_dump(), "lora_rslora": True, "lora_dora": True, "lora_modules": "all",
+            "lora_targets": ["q_proj", "qkv", "proj", "fc1", "mlp.0"], "optimizer": "paged_adamw_8bit", "evaluations": 4,
+            "early_stopping": 2, "num_processes": 2, "batch_size": 2, "accumulation": 3,
+        }
+    )  # fmt: skip
+    write_exports(profile, tmp_path)
+    text = (tmp_path / LLAMAFACTORY).read_text(encoding="utf-8")
+    theirs, swift = yaml.safe_load(text), ms_swift(profile)
+    for name, value in {
+        "use_rslora": True, "use_dora": True, "optim": "paged_adamw_8bit", "eval_steps": 0.25, "save_steps": 0.25,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "ddp_find_unused_parameters": True,
+        "metric_for_best_model": "loss",
+    }.items():  # fmt: skip
+        assert theirs[name] == swift[name] == value, name
+    assert theirs["lora_target"].split(",") == ["q_proj", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.0"]
+    assert theirs["lora_target"].split(",") == swift["target_modules"]
+    assert not any((theirs["freeze_vision_tower"], theirs["freeze_multi_modal_projector"], swift["freeze_vit"]))
+    assert theirs["early_stopping_steps"] == swift["early_stop_interval"] == 2
+    script = (tmp_path / MS_SWIFT).read_text(encoding="utf-8")
+    assert "FORCE_TORCHRUN=1 NPROC_PER_NODE=2 llamafactory-cli" in text and " NPROC_PER_NODE=2 swift sft" in script
+    for file in (text, script):
+        words = "".join(line for line in file.splitlines() if line.startswith("#"))
+        without = ("augmentation", "rationale_weight", "class_weights", "label_issue_weight", "macro-F1", "pack_length")
+        assert not [name for name in (*without, "checkpoints") if name not in words]
+
+
+def test_sharded_training_is_exported_where_the_trainer_has_a_setting_for_it(tmp_path: Path) -> None:
+    profile = PROFILE.model_copy(update={"num_processes": 3, "distribution": "fsdp"})
+    write_exports(profile, tmp_path)
+    swift, theirs = ms_swift(profile), (tmp_path / LLAMAFACTORY).read_text(encoding="utf-8")
+    assert (swift["fsdp"], swift["bnb_4bit_quant_storage"]) == ("fsdp2", "bfloat16")
+    assert "distribution fsdp: there a setting of accelerate's launcher" in theirs
+    assert "8 records an update on 3 processes: there 6" in theirs
+
+
+def test_without_validation_posts_nothing_is_validated_there() -> None:
+    profile = PROFILE.model_copy(update={"validation_share": 0.0, "early_stopping": 2})
+    for settings in (llamafactory(profile), ms_swift(profile)):
+        assert not [name for name in settings if "eval" in name or "best" in name or "early" in name or "val_" in name]
+        assert settings["save_strategy"] == "epoch"

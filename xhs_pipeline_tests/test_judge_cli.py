@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,15 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
-from xhs_pipeline.judge import CHUNK, _chunks, _whole_or_nothing, main, raw_rows
+from xhs_pipeline.judge.__main__ import main
+from xhs_pipeline.judge.rows import CHUNK, CHUNK_BYTES, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.judgement.judge import Judge
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, MAX_IMAGES
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
-from xhs_pipeline.posts.sources import BATCH_BYTES, SourceError
-from xhs_pipeline.splits.conversation import prompt_digest
-from xhs_pipeline.vlm.card import MODEL_CARD, ModelCard, write_card
-from xhs_pipeline.vlm.processor import load_processor
-from xhs_pipeline.vlm.tiny import build_tiny
-from xhs_pipeline_tests.small import POLICY, PROFILE
+from xhs_pipeline.posts.sources import SourceError
+from xhs_pipeline.vlm.card import MODEL_CARD
+from xhs_pipeline_tests.small import POLICY, jsonl
 
 
 def png() -> bytes:
@@ -33,22 +28,9 @@ def png() -> bytes:
     return out.getvalue()
 
 
-def jsonl(folder: Path, *rows: dict[str, Any] | bytes, name: str = "posts.jsonl") -> Path:
-    file = folder / name
-    encoded = [r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode() for r in rows]
-    file.write_bytes(b"".join(line + b"\n" for line in encoded))
-    return file
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as merged_model writes it: an untrained model of the real class answers in form, which is enough here."""
-    folder = tmp_path_factory.mktemp("model")
-    build_tiny(folder, ["周末公园散步", "稳赚不赔加我"] * 8, POLICY, PROFILE, lambda line: None)
-    processor = load_processor(folder, PROFILE.min_pixels, PROFILE.max_pixels)
-    prompt = prompt_digest(POLICY, PROFILE.prompt, processor.chat_template)
-    write_card(folder, ModelCard(PROFILE, POLICY, prompt))
-    return folder
+def model(untrained_model: Path) -> Path:
+    return untrained_model
 
 
 def judge(monkeypatch: pytest.MonkeyPatch, *arguments: Path | str) -> int:
@@ -58,11 +40,11 @@ def judge(monkeypatch: pytest.MonkeyPatch, *arguments: Path | str) -> int:
 
 def read(posts: Path, source: Path | None = None) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
     """Posts and reasons, by row number."""
-    rows = list(raw_rows(posts, source))
-    assert len({number for number, _ in rows}) == len(rows)
+    rows = list(read_posts(posts, source_of(posts, source)))
+    assert len({row.number for row in rows}) == len(rows)
     return (
-        {number: row for number, row in rows if isinstance(row, dict)},
-        {number: row.reason for number, row in rows if isinstance(row, BadRow)},
+        {row.number: row.post for row in rows if isinstance(row.post, dict)},
+        {row.number: row.post.reason for row in rows if isinstance(row.post, BadRow)},
     )
 
 
@@ -98,7 +80,8 @@ def test_bad_rows_come_with_their_number_and_the_reason_and_stop_nothing(tmp_pat
 
 def test_details_of_bad_rows_hold_none_of_their_text(tmp_path: Path) -> None:
     posts = jsonl(tmp_path, {"post_id": "好", "title": {"秘密": 1}}, b'{"post_id": "x", "body": "\xe7\xa7\x98\xe5\xaf\x86', {"post_id": "ok", "title": "t"})  # fmt: skip
-    details = [row.detail for _, row in raw_rows(posts, None) if isinstance(row, BadRow)]
+    rows = read_posts(posts, source_of(posts, None))
+    details = [row.post.detail for row in rows if isinstance(row.post, BadRow)]
     assert len(details) == 2 and not any("秘密" in detail for detail in details)
 
 
@@ -163,12 +146,12 @@ def test_a_file_that_cannot_be_used_as_a_whole_is_one_clear_error(
     file = tmp_path / name
     file.write_text(content)
     with pytest.raises(SourceError, match=message):
-        list(raw_rows(file, None))
+        list(read_posts(file, source_of(file, None)))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
-        list(raw_rows(tmp_path / "nowhere.jsonl", None))
+        list(read_posts(tmp_path / "nowhere.jsonl", source_of(tmp_path / "nowhere.jsonl", None)))
 
 
 # what the command writes, and what it says
@@ -188,7 +171,13 @@ def test_images_that_cannot_be_used_are_reported_by_row_and_counted_apart_from_t
     )
     out = tmp_path / "out.jsonl"
     assert judge(monkeypatch, model, posts, out) == 0
-    assert [json.loads(line)["post_id"] for line in out.read_text().splitlines()] == ["p1", "p2"]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["row"], line["post_id"], line.get("error")) for line in lines] == [
+        (1, "p1", None), (2, "p2", None), (3, None, "missing_post_id"), (4, "p4", "nothing_to_judge"),
+    ]  # fmt: skip
+    assert [line.get("images_left_out") for line in lines] == [
+        None, {"file_missing": 2, "broken": 1}, None, {"file_missing": 1},
+    ]  # fmt: skip
     said = capsys.readouterr().err.splitlines()
     rows = [line for line in said if line.startswith("row ")]
     assert rows[0] == "row 2: 2 image(s) left out: file_missing: gone-<手机号>.png, gone.png"
@@ -216,11 +205,11 @@ def test_an_id_with_control_characters_or_without_end_is_refused_as_when_reading
 
 
 def test_posts_in_memory_are_bounded_by_their_number_and_by_their_bytes() -> None:
-    picture = bytes(BATCH_BYTES // 4)  # one object, however many posts hold it
+    picture = bytes(CHUNK_BYTES // 4)  # one object, however many posts hold it
     row = {"post_id": "p", "title": "", "body": "", "images": [{"bytes": picture, "path": "a"}]}
     text = {"post_id": "p", "title": "", "body": "好", "images": []}
-    assert [len(chunk) for chunk in _chunks((n, row) for n in range(10))] == [4, 4, 2]
-    assert [len(chunk) for chunk in _chunks((n, text) for n in range(CHUNK + 1))] == [CHUNK, 1]
+    assert [len(chunk) for chunk in chunked(ReadRow(n, row) for n in range(10))] == [4, 4, 2]
+    assert [len(chunk) for chunk in chunked(ReadRow(n, text) for n in range(CHUNK + 1))] == [CHUNK, 1]
 
 
 @pytest.mark.parametrize("way", ["same", "symlink", "hardlink"])
@@ -286,34 +275,6 @@ def test_when_no_row_could_be_judged_the_command_fails_and_says_so(
     assert "error: none of the 2 rows read could be judged" in capsys.readouterr().err
     assert judge(monkeypatch, model, jsonl(tmp_path, name="none.jsonl"), out) == 0, "no rows are no failure"
     assert out.read_text() == ""
-
-
-def test_an_out_that_fails_half_way_stays_as_it_was_and_keeps_its_mode_when_it_is_replaced(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    out.write_text("earlier")
-    out.chmod(0o600)
-    with pytest.raises(OSError, match="cut off"), _whole_or_nothing(out) as lines:
-        lines.write("half")
-        lines.flush()
-        raise OSError("cut off")
-    assert out.read_text() == "earlier" and list(tmp_path.iterdir()) == [out]
-    with _whole_or_nothing(out) as lines:
-        lines.write("whole")
-    assert out.read_text() == "whole" and out.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [out]
-
-
-def test_a_run_that_is_killed_leaves_no_half_file_under_the_name_of_out(model: Path, tmp_path: Path) -> None:
-    posts = jsonl(tmp_path, *({"post_id": "" if n % 64 else f"p{n}", "body": "好"} for n in range(40 * CHUNK)))
-    command = [sys.executable, "-m", "xhs_pipeline.judge", str(model), str(posts), str(tmp_path / "out.jsonl")]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert run.stderr is not None
-        assert any(line.startswith("judged ") for line in run.stderr), "a chunk was written"
-    finally:
-        os.kill(run.pid, signal.SIGKILL)
-        run.communicate()
-    assert run.returncode == -signal.SIGKILL
-    assert not (tmp_path / "out.jsonl").exists() and [p.suffix for p in tmp_path.glob(".out*")] == [".part"]
 
 
 @pytest.mark.parametrize(

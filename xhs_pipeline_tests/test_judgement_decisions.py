@@ -129,7 +129,7 @@ def test_one_judgement_is_decided_as_a_row_of_the_frame() -> None:
         verdict_probs = {v: row[metrics.VERDICT_PROBABILITY + v] for v in POLICY.verdict_ids}
         category_probs = {c: row[metrics.CATEGORY_PROBABILITY + c] for c in POLICY.category_names}
         judgement = Judgement("p", row[metrics.VERDICT], row[metrics.CATEGORY], verdict_probs, category_probs, True)
-        expected = (made[metrics.VERDICT][i], made[metrics.CATEGORY][i])
+        expected = tuple(made[name][i] for name in (metrics.VERDICT, metrics.CATEGORY, "confidence", "expected_cost"))
         assert decide_judgement(judgement, POLICY, 0.4) == expected
 
 

@@ -1,6 +1,7 @@
 """Adapters of every kind that merge, made by peft itself on the real class: our shard-wise merge is peft's, to rounding."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from xhs_pipeline.artifacts import ArtifactStore, Built, read_json
+from xhs_pipeline.assets.judgement import evaluation_report
 from xhs_pipeline.assets.model import adapter, merged_model
 from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline.training.adapters import CONFIG, WEIGHTS, folder_digest, import_adapter, read_adapter, update_norms
@@ -164,10 +166,10 @@ def test_an_adapter_from_elsewhere_is_stored_in_our_names_and_is_the_same_adapte
     assert read_json(merged / "config.json")["tie_word_embeddings"] is False
 
 
-def test_the_assets_take_an_adapter_from_elsewhere_and_prove_the_merge_without_validation_posts(
+def test_the_assets_take_an_adapter_from_elsewhere_prove_the_merge_and_do_not_claim_to_know_what_it_has_seen(
     small_checkpoint: Path, small_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shares = {"validation_share": 0.0, "calibration_share": 0.0, "test_share": 0.0}
+    shares = {"validation_share": 0.0, "calibration_share": 0.0, "test_share": 0.15}
     profile = PROFILE.model_copy(update=shares | {"quantization": "none"})
     folders = {"sharegpt_splits": make_splits(tmp_path, profile), "base_model": small_base}
     store = ArtifactStore(tmp_path / "data")
@@ -186,7 +188,7 @@ def test_the_assets_take_an_adapter_from_elsewhere_and_prove_the_merge_without_v
     (tmp_path / "profile.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     monkeypatch.setenv("XHS_PROFILE", str(tmp_path / "profile.yaml"))
     done = dg.materialize(
-        [adapter, merged_model],
+        [adapter, merged_model, evaluation_report],
         resources={"workspace": Workspace(data_dir=str(store.root), source=""), "profile": profile_resource()},
     )
     assert done.success
@@ -196,8 +198,17 @@ def test_the_assets_take_an_adapter_from_elsewhere_and_prove_the_merge_without_v
     checks = {check["name"]: check for check in merged.manifest["checks"]}
     assert set(checks) == {"adapter_applied", "merged_equals_adapter", "agrees_with_training_base"}
     assert all(check["passed"] and check["blocking"] for check in checks.values())
-    assert merged.manifest["counts"]["probe_from"] == "0 of validation, 96 of train"
+    assert re.fullmatch("0 of validation, [0-9]+ of train, [0-9]+ of test", merged.manifest["counts"]["probe_from"])
     assert len(merged.manifest["counts"]["update_norms"]) == merged.manifest["counts"]["lora_modules"]
+    judged = store.latest("evaluation_report")
+    assert judged is not None
+    report = read_json(judged.file("report.json"))
+    assert report["context"]["groups_across_splits"] is None, "its own training posts are not those of these splits"
+    gates = {gate["name"]: gate for gate in report["gate"]["gates"]}
+    assert gates["groups_across_splits"]["status"] == "insufficient" and report["gate"]["status"] != "pass"
+    words = "不知道适配器训练时见过哪些帖子"
+    assert words in gates["groups_across_splits"]["reason"]
+    assert words in judged.file("report.html").read_text(encoding="utf-8")
 
 
 # what is refused

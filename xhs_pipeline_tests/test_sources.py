@@ -17,6 +17,7 @@ import pytest
 
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.fields import MAX_IMAGE_BYTES, parse_time, read_image
+from xhs_pipeline.posts.rows import read_rows
 from xhs_pipeline.posts.schema import QUARANTINE, RAW_POSTS
 from xhs_pipeline.posts.sources import (
     Source,
@@ -592,6 +593,17 @@ def test_parquet_posts_may_embed_their_images(tmp_path: Path) -> None:
     assert bad == [] and len(posts) == 2 and posts[1]["images"] == []
     assert [i["bytes"] for i in posts[0]["images"]] == [b"inside", b"from disk", None]
     assert posts[0]["image_errors"] == [None, None, "file_empty"]
+
+
+def test_a_parquet_file_of_images_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "posts.parquet"
+    rows = [{"post_id": f"p{n}", "images": [{"bytes": bytes(100_000), "path": "a"}]} for n in range(640)]
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=64, compression="none", use_dictionary=False)
+    del rows
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in read_rows(file, "parquet", {}, required=("post_id",)):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert file.stat().st_size > 60e6 and most < 25e6, "a batch of 64 posts, what is being decoded and little else"
 
 
 def test_parquet_text_that_is_not_utf8_costs_only_its_row(tmp_path: Path) -> None:

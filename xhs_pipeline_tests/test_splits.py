@@ -705,6 +705,20 @@ def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it
     assert built.counts["corrected_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
 
 
+def test_an_appeal_on_a_removed_duplicate_whose_id_came_twice_is_not_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "unique"
+    gone = [
+        {"post_id": "gone", "kept_post_id": "p-1", "reason": "near_duplicate"},
+        {"post_id": "gone", "kept_post_id": "gone", "reason": "repeated_post_id"},
+    ]
+    write_unique_folder(folder, [post(n) for n in range(1, 40)], gone)
+    appeals = outcomes_file(tmp_path, event(1, post="gone"), event(2, "overturned", post="gone"))
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
+    assert (built.counts["corrected_on_appeal"], built.counts["appeals_without_post"]) == (1, 0)
+
+
 def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_last_one_decided(tmp_path: Path) -> None:
     aside = [post(n, set_id=f"set-{n // 50}", group_id=f"g-{n}", images=n % 2) for n in (50, 51, 52, 100, 101)]
     folder = tmp_path / "unique"

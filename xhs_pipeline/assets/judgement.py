@@ -8,13 +8,16 @@ import dagster as dg
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, read_json
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.model import GPU_POOL, merged_model
-from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, refusals, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
 from xhs_pipeline.worker import run
 
+SHOWN_FIGURES = (
+    "binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate", "cost_per_1000",
+)  # fmt: skip
 GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
 
 
@@ -38,6 +41,7 @@ def evaluation_report(
     from xhs_pipeline.judgement.champion import model_folder, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
+    from xhs_pipeline.judgement.page import pictures
     from xhs_pipeline.judgement.plots import confusion_matrix
     from xhs_pipeline.splits.sharegpt import groups_trained_and_tested
 
@@ -48,7 +52,7 @@ def evaluation_report(
     champion_folder = store.folder("released_model")
     rival = rival_of(champion_folder, merged.version)
     proof = merged.manifest["counts"]
-    trained_on = _trained_on(store, merged.version)
+    trained_on, seen_unknown = _trained_on(store, merged.version)
     arguments = {
         "model": str(merged.path),
         "base": str(base.path),
@@ -57,7 +61,7 @@ def evaluation_report(
             "version": rival.version,
             "model": str(model_folder(champion_folder, rival)),
             "report": str(store.folder("evaluation_report") / rival.report_version),
-            "trained_on": _trained_on(store, rival.version),
+            "trained_on": _trained_on(store, rival.version)[0],
         }
         if rival
         else None,
@@ -69,37 +73,39 @@ def evaluation_report(
             "data_versions": {"sharegpt_splits": splits.version, **splits.manifest["lineage"]},
             "champion_version": rival.version if rival else None,
             "groups_across_splits": groups_trained_and_tested(Path(trained_on), splits.path) if trained_on else None,
-            "seen_unknown": "" if trained_on else "the splits that the adapter was trained on are not there any more",
+            "seen_unknown": seen_unknown,
             "merge_agreement": figure(proof["agreement_with_adapter"], proof["probe_posts"]),
         },
     }
 
     def write(work: Path) -> Built:
         counts = run("xhs_pipeline.judgement.stages:evaluate_model", {**arguments, "out": str(work)}, context.log.info)
-        verdict = GateVerdict.from_dict(read_json(work / "report.json")["gate"])
+        verdict = GateVerdict.from_dict(counts["gate"])
         return Built(counts, [CheckOutcome("release_gate", verdict.passed, verdict.summary, blocking=False)])
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         report = read_json(artifact.file("report.json"))
-        matrices = report["figures"]["model"]["confusion"]
-        columns = {"model": report["figures"]["model"], **report["figures"]["floors"]}
-        names = ["binary_accuracy", "binary_macro_f1", "category_macro_f1", "verdict_macro_f1", "false_positive_rate"]
+        figures = report["figures"]
+        in_use = {"champion": figures["champion"]} if figures["champion"] else {}
+        columns = {"model": figures["model"], **in_use, **figures["floors"]}
         return {
             "gate": report["gate"]["status"],
             **{name: round(value, 4) for name, value in artifact.manifest["counts"]["key_figures"].items()},
             "report": dg.MetadataValue.path(artifact.file("report.html")),
-            "model_beside_floors": shown.table(
+            "model_beside_others": shown.table(
                 ["figure", *columns],
-                [
-                    [name, *(_rounded(figures["headline"][name]["value"]) for figures in columns.values())]
-                    for name in names
-                ],
+                [[name, *(_rounded(f["headline"][name]["value"]) for f in columns.values())] for name in SHOWN_FIGURES],
             ),
+            **{
+                name: dg.MetadataValue.md("\n\n".join(f"![{p.title}]({p.uri})" for p in drawn))
+                for name in ("beside", "compared", "reliability", "risk_coverage", "evasion")
+                if (drawn := getattr(pictures, name)(report))
+            },
             **{
                 f"{kind}_confusion": shown.picture(
                     confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix"
                 )
-                for kind, matrix in matrices.items()
+                for kind, matrix in figures["model"]["confusion"].items()
             },
             "gates": shown.table(
                 ["gate", "status", "observed", "limit", "n"],
@@ -124,14 +130,15 @@ def evaluation_report(
     )
 
 
-def _trained_on(store: ArtifactStore, model_version: str) -> str | None:
-    """The folder of the splits that a merged model's adapter was trained on, or None when nobody can know."""
+def _trained_on(store: ArtifactStore, model_version: str) -> tuple[str | None, str]:
+    """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know (in Chinese: the report says it)."""
     try:
-        merged = store.get("merged_model", model_version)
-        tuned = store.get("adapter", merged.manifest["lineage"]["adapter"])
-        return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path)
+        tuned = store.get("adapter", store.get("merged_model", model_version).manifest["lineage"]["adapter"])
+        if "trained_elsewhere" in tuned.manifest["counts"]:  # stored beside splits that it was not trained on
+            return None, "适配器在别处训练"
+        return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path), ""
     except FileNotFoundError:
-        return None
+        return None, "训练用的数据集已不在数据文件夹中"
 
 
 def _rounded(value: float | None) -> str:
@@ -163,10 +170,14 @@ def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> d
         decision = read_json(artifact.file("decision.json"))
         return {"action": decision["action"], "reason": decision["reason"], "champion": decision["champion"] or "none"}
 
+    def write(work: Path) -> Built:
+        with refusals():
+            return write_release(folder, merged, judged, policy, work)
+
     return publish(
         context,
         store,
-        lambda work: write_release(folder, merged, judged, policy, work),
+        write,
         # a decision holds for the model in use that it was made against; after a sign-off or a rollback it is made anew
         inputs={"evaluation_report": judged, "merged_model": merged, "champion": rival.version if rival else "none"},
         settings={"interventions": interventions(folder, merged.version)},

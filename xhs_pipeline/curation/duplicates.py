@@ -13,7 +13,8 @@ Weeks arrive one at a time (fold.py), and what they find is kept in an index (in
 - group_id is the post_id of the group's oldest post. When a later post connects two groups, the younger one takes the older
   one's id.
 - A post's FOUNDER is the group_id that it had in its first week, and it stays. A group has the founders of all its members, and
-  its split goes by all of them (splits/grouping.py): a group that ever touched test stays there, whatever it grows into.
+  its split goes by all of them (splits/grouping.py): as weeks arrive, a group that touched test stays there, whatever it grows
+  into.
 - Which post is kept depends on the group's posts alone, not on how they came together, so it is decided anew only in groups
   that a new week touched.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -100,8 +100,17 @@ def decided(predictions: pd.DataFrame, policy: Policy, min_confidence: float = 0
     return out
 
 
-def decide_judgement(judgement: Judgement, policy: Policy, min_confidence: float = 0.0) -> tuple[str, str]:
-    """(verdict, category) that `decide` makes of one valid judgement with calibrated probabilities, for whoever serves a model.
+class Decision(NamedTuple):
+    """One post's row of `Decisions`, in the policy's terms."""
+
+    verdict: str
+    category: str
+    confidence: float
+    expected_cost: float
+
+
+def decide_judgement(judgement: Judgement, policy: Policy, min_confidence: float = 0.0) -> Decision:
+    """What `decide` makes of one valid judgement with calibrated probabilities, for whoever serves a model.
 
     `policy` is the model's own, whose wording its answers are in.
     """
@@ -111,7 +120,12 @@ def decide_judgement(judgement: Judgement, policy: Policy, min_confidence: float
         policy,
         min_confidence,
     )
-    return policy.verdict_ids[made.verdict[0]], policy.category_names[made.category[0]]
+    return Decision(
+        policy.verdict_ids[made.verdict[0]],
+        policy.category_names[made.category[0]],
+        float(made.confidence[0]),
+        float(made.expected_cost[0]),
+    )
 
 
 def decision_figures(judged: Answers, resamples: Resamples) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xhs_pipeline.artifacts import read_json
-from xhs_pipeline.judgement import floors, metrics, robustness
+from xhs_pipeline.judgement import floors, metrics
 from xhs_pipeline.judgement.calibration import CALIBRATION, Calibration, fit_temperature
 from xhs_pipeline.judgement.decisions import decided
+from xhs_pipeline.judgement.evasion import robustness
+from xhs_pipeline.judgement.in_use import read_calibration
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.judgement.newest_week import newest_week_figures
 from xhs_pipeline.judgement.paired import compare
@@ -127,7 +128,7 @@ def evaluate(
                 else None,
             },
             "comparison": compare(own.test, champion.test, policy, settings.seed) if champion else None,
-            "golden": _golden(test, own, champion, policy, settings),
+            "golden": golden_figures(test, own, champion, policy, settings),
             "newest_week": newest or _newest_week(splits, own, settings, policy),
             "evasion": evasion,
             "notes": notes,
@@ -140,9 +141,7 @@ def evaluate(
 def stored_calibration(report: Path) -> Calibration:
     """The calibration that stands in a report's folder; temperature 1 with a reason where there is none."""
     file = report / CALIBRATION
-    if not file.is_file():
-        return Calibration(reason=f"{report.name} holds no {CALIBRATION}")
-    return Calibration.from_dict(read_json(file), str(file))
+    return read_calibration(file) if file.is_file() else Calibration(reason=f"{report.name} holds no {CALIBRATION}")
 
 
 def decisions_on(
@@ -203,7 +202,7 @@ def _floors(
     return {name: decided(frame, policy, settings.min_confidence) for name, frame in frames.items()}
 
 
-def _golden(
+def golden_figures(
     test: pa.Table, own: Answered, champion: Answered | None, policy: Policy, settings: Settings
 ) -> dict[str, Any]:
     """The same figures on the posts that stay the same from model to model."""

@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 
 # Measured with matplotlib's own font and then drawn with the first of these that the reader has.
 FONTS = "'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'Source Han Sans SC', 'WenQuanYi Micro Hei', sans-serif"
-INK, GRID, MODEL, OTHER = "#1f2933", "#d5dbe1", "#c8372d", ("#8795a1", "#4b6584", "#2d8a6e", "#b0893b")
+# Okabe and Ito's colours, which the colour-blind can tell apart (Wong 2011, Nature Methods 8, 441); shapes differ as well.
+INK, GRID, MODEL, CHAMPION = "#1f2933", "#d5dbe1", "#0072b2", "#d55e00"
+OTHER = (CHAMPION, "#8795a1", "#009e73", "#cc79a7")
 MAX_POINTS = 400  # of one curve; more only makes the file larger
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
     """Training loss and validation macro-F1 over steps as an SVG.
 
-    `history` rows hold `step` and any of `loss` (training) and `eval_macro_f1` (0 to 1), as transformers' log history
+    `history` rows hold `step` and any of `loss` (training) and `eval_verdict_macro_f1` (0 to 1), as transformers' log history
     does; rows with neither are skipped. A non-finite value is marked in the title and not drawn.
     """
-    return _svg(_loss_figure(history))
+    return svg(_loss_figure(history))
 
 
 def loss_curve_png(history: Sequence[Mapping[str, Any]]) -> bytes:
     """The same curve as a PNG, about 900 x 450 pixels, for places that show no SVG. All its text is ASCII."""
     figure = _loss_figure(history)
-    with _style():
+    with style():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
@@ -50,12 +52,12 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str], tit
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    with _style():
-        figure = _figure(max(3.2, 0.52 * n + 1.5), max(2.6, 0.42 * n + 1.3))
+    with style():
+        figure = new_figure(max(3.2, 0.46 * n + 1.3), max(2.6, 0.38 * n + 1.2))
         axes = figure.add_subplot()
         shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
-        axes.set(xlim=(0, n), ylim=(n, 0), facecolor="#fbf4f2")
-        shade = colormaps["Reds"]
+        axes.set(xlim=(0, n), ylim=(n, 0), facecolor="#f4f6f9")
+        shade = colormaps["Blues"]
         for i, row in enumerate(matrix):
             for j, count in enumerate(row):
                 if count:  # empty cells are the background: a rectangle for each would triple the file
@@ -66,7 +68,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str], tit
                         "clip_on": False,
                     }
                     axes.add_patch(Rectangle((j, i), 1, 1, **look))
-                    colour = "white" if shares[i][j] > 0.55 else INK
+                    colour = "white" if shares[i][j] > 0.6 else INK
                     axes.text(j + 0.5, i + 0.5, str(count), ha="center", va="center", fontsize=8.5, color=colour)
         ticks = [i + 0.5 for i in range(n)]
         # level labels of four Chinese characters would collide from six columns on
@@ -82,42 +84,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str], tit
         axes.set_ylabel("真实标签")
         if title:
             axes.set_title(title, pad=10)
-    return _svg(figure)
-
-
-def comparison_bars(values: Mapping[str, Mapping[str, float | None]], title: str = "") -> str:
-    """Grouped bars as an SVG: `values[series][metric]` in 0..1; the first series (the model) is drawn in red.
-
-    A missing value (None) leaves a gap with a dash. Raises ValueError when there is no series.
-    """
-    if not values:
-        raise ValueError("a comparison needs at least one series")
-    series = list(values)
-    metrics = list(dict.fromkeys(metric for row in values.values() for metric in row))
-    with _style():
-        figure = _figure(6.4, max(2.2, 0.95 + len(metrics) * (0.16 + 0.17 * len(series))))
-        axes = figure.add_subplot()
-        height = 0.8 / len(series)
-        for s, name in enumerate(series):
-            colour = MODEL if s == 0 else OTHER[(s - 1) % len(OTHER)]
-            numbers = [values[name].get(metric) for metric in metrics]
-            places = [m + (s - (len(series) - 1) / 2) * height for m in range(len(metrics))]
-            axes.barh(places, [v or 0 for v in numbers], height * 0.88, color=colour, label=name)
-            for y, v in zip(places, numbers, strict=True):
-                axes.text((v or 0) + 0.012, y, "–" if v is None else f"{v:.3f}", va="center", fontsize=8, color=INK)
-        axes.set_yticks(range(len(metrics)), metrics)
-        axes.set_ylim(len(metrics) - 0.5, -0.5)
-        axes.set_xlim(0, 1.09)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
-        axes.grid(axis="x", color=GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=min(4, len(series)), frameon=False, fontsize=8.5)
-        if title:
-            axes.set_title(title)
-    return _svg(figure)
+    return svg(figure)
 
 
 def as_data_uri(picture: str | bytes) -> str:
@@ -132,14 +99,14 @@ def as_data_uri(picture: str | bytes) -> str:
 def _loss_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
     from matplotlib.lines import Line2D
 
-    with _style():
-        figure = _figure(6.8, 3.4)
+    with style():
+        figure = new_figure(6.8, 3.4)
         axes = figure.add_subplot()
         right = axes.twinx()
         broken = 0
         for key, name, colour, marker, plot in (
             ("loss", "training loss", OTHER[0], None, axes),
-            ("eval_macro_f1", "validation macro-F1 (right)", MODEL, "o", right),
+            ("eval_verdict_macro_f1", "validation macro-F1 of the verdict (right)", MODEL, "o", right),
         ):
             points = [(float(r["step"]), float(r[key])) for r in history if r.get(key) is not None]
             finite = [p for p in points if math.isfinite(p[1])]
@@ -173,14 +140,16 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of this many inches."""
     from matplotlib.figure import Figure  # not pyplot: no global list of figures, no display
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Settings that every picture of this project is drawn with."""
     import matplotlib
 
     settings: Any = {
@@ -188,6 +157,7 @@ def _style() -> Iterator[None]:
         "svg.hashsalt": "xhs_pipeline",  # ids otherwise change from run to run
         "font.family": ["DejaVu Sans"],  # shipped with matplotlib, so layouts agree between machines
         "font.size": 9.5,
+        "text.parse_math": False,  # a name with two dollar signs is a name
         "text.color": INK,
         "axes.labelcolor": INK,
         "axes.titlesize": 10.5,
@@ -201,17 +171,21 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _svg(figure: "Figure") -> str:
-    with _style():
+def svg(figure: "Figure") -> str:
+    """The figure as SVG text that starts with <svg; the same figure gives the same bytes."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with style():
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML prologue it can also stand inside HTML
-    svg = re.sub(r" ?<metadata>.*?</metadata>\n?", "", svg, count=1, flags=re.DOTALL)
+        # not savefig, which draws everything twice
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]  # without the XML prologue it can also stand inside HTML
+    text = re.sub(r" ?<metadata>.*?</metadata>\n?", "", text, count=1, flags=re.DOTALL)
     # one rule for the fonts instead of one copy of the list in every text element
-    svg = re.sub(r"font-family: 'DejaVu Sans'[^;\"]*;? ?", "", svg)
-    svg = svg.replace("</style>", f" text {{font-family: {FONTS}}}</style>", 1)
-    svg = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", svg)
-    svg = re.sub(r">\n\s+<", ">\n<", svg)
+    text = re.sub(r"font-family: 'DejaVu Sans'[^;\"]*;? ?", "", text)
+    text = text.replace("</style>", f" text {{font-family: {FONTS}}}</style>", 1)
+    text = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", text)
+    text = re.sub(r">\n\s+<", ">\n<", text)
     # coordinates only, never the text: a hundredth of a point is below what is seen
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d{2})\d+", r"\1", path[0]).replace(" \n", " "), svg)
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d{2})\d+", r"\1", path[0]).replace(" \n", " "), text)

@@ -130,8 +130,8 @@ def worst_mistakes(
         list(predictions[metrics.POST_ID]),
     )
     wrong = np.flatnonzero(~ok | wrong_verdict | wrong_category)
-    order = sorted(wrong, key=lambda i: (-cost[i], -np.nan_to_num(sure[i], nan=-1.0), str(ids[i])))[:limit]
-    return _examples(map(int, order), predictions, posts, policy)
+    order = sorted(wrong.tolist(), key=lambda i: (-cost[i], -np.nan_to_num(sure[i], nan=-1.0), str(ids[i])))[:limit]
+    return _examples(order, predictions, posts, policy)
 
 
 def worst_regressions(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -50,6 +51,16 @@ def _encodable(text: str, column: str) -> str:
     except UnicodeEncodeError:
         raise Reject("invalid_unicode", f"{column} holds half of a surrogate pair, which no text may") from None
     return text
+
+
+def term_value(
+    value: Any, column: str, mapping: Mapping[str, str], find: Callable[[str], str | None]
+) -> tuple[str, str | None]:
+    """(the term as written, ours or None) of a label: `mapping` is theirs to ours, `find` knows our own terms. Raises Reject."""
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    term = (text_value(value, column, numbers=True) or "").strip()
+    return term, mapping.get(term) or find(term)
 
 
 def image_list(value: Any, column: str) -> list[tuple[str, bytes | None]]:

@@ -22,6 +22,7 @@ from xhs_pipeline.posts.source_yaml import OUR_COLUMNS, SourceError
 
 # A JSON line, CSV line or cell longer than this is no post; such a JSON line is passed over without being held in memory.
 MAX_LINE_BYTES = 16 * 1024 * 1024
+READ_BYTES = 1024 * 1024  # of a parquet column at a time
 # In sparse JSON a whole week may lack these; other mapped columns that no row has are a mistake in the mapping.
 SPARSE_COLUMNS = ("rationale", "label_source")
 REQUIRED = ("post_id", "verdict", "category")
@@ -253,7 +254,8 @@ def _parquet(path: Path, columns: dict[str, str], required: Sequence[str]) -> It
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        # by default pyarrow keeps what it read ahead, in the end the whole file; and it reads a column of a group at once
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
         found = _resolve(path, file.schema_arrow.names, columns, required, "")
         theirs = sorted(set(found.values()))
         line = 0

@@ -23,6 +23,7 @@ from xhs_pipeline.posts.fields import (
     parse_time,
     post_id_value,
     read_images,
+    term_value,
     text_value,
 )
 from xhs_pipeline.posts.rows import BadRow, read_rows
@@ -282,12 +283,8 @@ class _Reader:
     def _label(
         self, row: dict[str, Any], ours: str, find: Callable[[str], str | None], allowed: tuple[str, ...]
     ) -> str:
-        value = row.get(ours)
-        if isinstance(value, bool):
-            value = "true" if value else "false"
-        term = (text_value(value, self._column(ours), numbers=True) or "").strip()
         mapping = self.source.values.get(ours, {})
-        found = mapping.get(term) or find(term)
+        term, found = term_value(row.get(ours), self._column(ours), mapping, find)
         if found is None and not term:
             raise Reject(f"missing_{ours}", f"{self._column(ours)} is empty; allowed: {', '.join(allowed)}")
         if found is None:

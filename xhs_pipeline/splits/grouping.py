@@ -1,4 +1,7 @@
-"""Which split a duplicate group belongs to. A pure function of its founders, so later weeks take nothing out of test."""
+"""Which split a duplicate group belongs to. A pure function of its founders: weeks that only arrive take nothing out of test.
+
+Another seed, other shares, and a week that is cleaned anew, filled in or deleted may; what holds then too is golden.py's matter.
+"""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """The loss of a batch: weighted cross-entropy on the answers' tokens, in bounded memory. Knows no optimiser and no data."""
 
+import functools
 from typing import Any
 
 # Logits that exist at once, in float32. With 151,936 words that is 110 tokens; a small vocabulary is never cut into chunks.
@@ -33,6 +34,7 @@ def answer_loss(model: Any) -> None:
     `num_items_in_batch`: the weights of all records of the update, or of this batch when it is not given. With
     `record_lengths` the batch is a packed row (training.packing).
     """
+    import torch
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
     forward = model.forward
@@ -54,7 +56,10 @@ def answer_loss(model: Any) -> None:
         hidden = model.model(**{**inputs, "use_cache": False}).last_hidden_state
         weights = loss_weights[:, 1:]
         chosen = weights > 0
-        total = answer_nll(hidden[:, :-1][chosen], labels[:, 1:][chosen], weights[chosen], model.lm_head, chunk)
+        # The weight, not the module: under FSDP, which has gathered it by now, every call of the module is an exchange among the
+        # processes, and they differ in their number of chunks.
+        head = functools.partial(torch.nn.functional.linear, weight=model.lm_head.weight)
+        total = answer_nll(hidden[:, :-1][chosen], labels[:, 1:][chosen], weights[chosen], head, chunk)
         return CausalLMOutputWithPast(
             loss=total / (weights.sum() if num_items_in_batch is None else num_items_in_batch)
         )

@@ -17,7 +17,7 @@ from xhs_pipeline.training.order import augment, run_batches
 from xhs_pipeline.training.packing import attend_within_records, micro_batches, pack, share_out
 from xhs_pipeline.training.progress import progress
 from xhs_pipeline.training.records import Records
-from xhs_pipeline.training.trainer import newest_checkpoint, out_of_patience, run_arguments, trainer_class
+from xhs_pipeline.training.trainer import best_step, newest_checkpoint, out_of_patience, run_arguments, trainer_class
 from xhs_pipeline.vlm.batches import Example, pad
 
 
@@ -46,12 +46,20 @@ def _rows(examples: Records, updates: list[list[tuple[int, int]]], profile: Prof
         def __getitem__(self, place: int) -> list[list[Example]]:
             step, process = divmod(place, processes)
             update = updates[step]
-            share = share_out(update, [examples.lengths[r] for _, r in update], processes)[process]
-            if not share:  # the last update may have fewer records than processes; each must take part in it
-                return [[replace(examples[update[0][1]], weight=0.0)]]
+            shares = share_out(update, [examples.lengths[r] for _, r in update], processes)
+            rows = [self.micro(share) for share in shares]
+            # The last update may have fewer records than processes, and each must take part in it; where the weights are
+            # shared out, processes wait for one another in every micro-batch. What fills up weighs nothing.
+            number = max(map(len, rows)) if profile.distribution == "fsdp" else 1
+            batches = [[self.record(*place) for place in batch] for batch in rows[process]]
+            if len(batches) < number:
+                shortest = min((record for _, record in update), key=lambda record: examples.lengths[record])
+                batches += [[replace(examples[shortest], weight=0.0)]] * (number - len(batches))
+            return batches
+
+        def micro(self, share: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
             lengths = [examples.lengths[record] for _, record in share]
-            micro = micro_batches(share, lengths, profile.batch_size, profile.pack_length)
-            return [[self.record(*place) for place in batch] for batch in micro]
+            return micro_batches(share, lengths, profile.batch_size, profile.pack_length)
 
         def record(self, epoch: int, record: int) -> Example:
             rng = random.Random(f"{profile.seed}:{epoch}:{record}")
@@ -92,16 +100,23 @@ def train(
     )
 
     def tensors(rows: list[Example]) -> dict[str, Any]:
-        batch = pad(rows, processor, profile.rationale_weight)
-        return pack(batch, loaded.model.get_rope_index) if profile.pack_length else batch
+        if profile.pack_length:
+            return pack(rows, processor, loaded.model.get_rope_index, profile.rationale_weight)
+        return pad(rows, processor, profile.rationale_weight)
 
     def collate(rows: list[list[list[Example]]]) -> list[dict[str, Any]]:
-        return [{**tensors(batch), "examples": batch, "tokens": sum(map(len, batch))} for batch in rows[0]]
+        return [
+            {**tensors(batch), "examples": batch, "tokens": sum(len(e) for e in batch if e.weight)} for batch in rows[0]
+        ]
 
     run = _rows(examples, updates, profile, protected)
     best, patience = work / "adapter", profile.early_stopping
     kind = trainer_class(run, validate, best, patience, lambda example: tensors([example]))
     trainer = kind(model=model, args=arguments, train_dataset=run, eval_dataset=run, data_collator=collate)
+    if arguments.fsdp and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            f"distribution is 'fsdp', and accelerate shares out no weights on a {arguments.device.type}; expected 'ddp'"
+        )
     trainer.model_accepts_loss_kwargs = True  # the loss is divided by the update's weights, not by micro-batches
     trainer.remove_callback(PrinterCallback)  # our own progress lines say it better
     trainer.add_callback(progress(log, work / "runs", lambda: trainer.tokens * profile.num_processes))
@@ -115,11 +130,11 @@ def train(
         trainer.keep()  # nothing to choose by: the last step
     state, reached = trainer.state, {r for update in updates[: trainer.state.global_step] for _, r in update}
     return {
-        "history": [entry for entry in state.log_history if "loss" in entry or "eval_macro_f1" in entry],
+        "history": [entry for entry in state.log_history if "loss" in entry or "eval_verdict_macro_f1" in entry],
         "settings": _resolved(arguments, profile, len(updates)),
         **trained_parts(model),
         "steps": state.global_step,
-        "best_step": state.best_global_step if validate else state.global_step,
+        "best_step": best_step(state.log_history) or state.global_step,
         "train_records": len(reached),
         "not_reached": len(examples) - len(reached),
     }

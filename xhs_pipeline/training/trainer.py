@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from xhs_pipeline.profile import Profile
+from xhs_pipeline.splits.exports import SCHEDULES
 
-LAYERS = ["Qwen2VLDecoderLayer", "Qwen2VLVisionBlock"]  # what fsdp shares out one by one
+# What fsdp gathers one by one. The vision tower's blocks are gathered with the rest of the model: a process whose records have
+# no image would never ask for its share of them, and the others would wait for it.
+LAYERS = ["Qwen2VLDecoderLayer"]
 
 
 def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) -> Any:
@@ -23,7 +26,7 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
     import torch
     from transformers import TrainingArguments
 
-    gpu = torch.cuda.is_available()
+    gpu, sharded = torch.cuda.is_available(), profile.distribution == "fsdp" and profile.num_processes > 1
     if profile.optimizer != "adamw" and not gpu:
         raise ValueError(f"optimizer is {profile.optimizer!r} and there is no GPU; expected 'adamw'")
     # A row is the whole share of an update (training.qlora), so the library sees batches of one and nothing to accumulate.
@@ -34,21 +37,20 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
         gradient_accumulation_steps=1,
         optim={"adamw": "adamw_torch"}.get(profile.optimizer, profile.optimizer),
         learning_rate=profile.learning_rate,
-        lr_scheduler_type=profile.schedule,
+        lr_scheduler_type=SCHEDULES.get(profile.schedule, profile.schedule),
         warmup_steps=math.ceil(profile.warmup * steps),
         weight_decay=profile.weight_decay,
         adam_beta2=profile.adam_beta2,
         max_grad_norm=profile.max_grad_norm,
         bf16=profile.precision == "bf16",
         use_cpu=not gpu,
-        ddp_find_unused_parameters=False,
+        # a process whose records have no image has no gradient for the vision tower
+        ddp_find_unused_parameters=profile.lora_modules == "all",
         eval_strategy="steps" if validating else "no",
         eval_steps=math.ceil(steps / profile.evaluations),
         save_strategy="steps",
         save_steps=math.ceil(steps / profile.checkpoints),
         save_total_limit=2,
-        metric_for_best_model="eval_macro_f1",
-        greater_is_better=True,
         logging_steps=max(1, steps // 40),
         logging_nan_inf_filter=False,  # a loss that is not finite ends the run
         report_to=[],
@@ -57,8 +59,16 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
         dataloader_pin_memory=False,
         seed=profile.seed,
         data_seed=profile.seed,
-        **(fsdp_settings() if profile.distribution == "fsdp" and profile.num_processes > 1 else {}),
+        **(fsdp_settings() if sharded else {}),
     )
+    if sharded:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        # Computed in the type that the frozen weights are stored in (anything else would convert packed 4-bit weights as if they
+        # were numbers); gradients are summed in float32, and the loss and its weights stay as they are.
+        kind = torch.bfloat16 if arguments.bf16 else torch.float32
+        policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
     arguments._n_gpu = min(
         arguments.n_gpu, 1
     )  # with several in sight, the library would split batches within one process
@@ -77,6 +87,14 @@ def fsdp_settings() -> dict[str, Any]:
     return {"fsdp": True, "fsdp_config": config}
 
 
+def gathered(model: Any) -> dict[str, Any]:
+    """The trained weights of a sharded model, whole and on the CPU, in the first process. Every process must call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    return dict(get_model_state_dict(model, options=options))
+
+
 def trainer_class(
     run: Any,
     validate: Callable[[Any], dict[str, float]] | None,
@@ -86,8 +104,9 @@ def trainer_class(
 ) -> Any:
     """The Trainer for `run`, whose rows are lists of micro-batches, met in their order.
 
-    `validate` scores a model; a new best `macro_f1` writes the adapter to `best`, and after `patience` validations without
-    one (0 = never) the run ends. `alone` makes the batch of a single example, to find out which one broke a loss.
+    `validate` scores a model; a new best `verdict_macro_f1` (or an equal one with a better `category_macro_f1`) writes the
+    adapter to `best`, and after `patience` validations without one (0 = never) the run ends. `alone` makes the batch of a
+    single example, to find out which one broke a loss.
     """
     import torch
     from transformers import Trainer
@@ -110,7 +129,7 @@ def trainer_class(
             losses = []
             for number, batch in enumerate(inputs, start=1):
                 self.tokens += batch.pop("tokens")
-                # processes may differ in their number of micro-batches: they meet once, in the last one
+                # processes of ddp may differ in their number of micro-batches: they meet once, in the last one
                 with contextlib.nullcontext() if number == len(inputs) else self.accelerator.no_sync(model):
                     losses.append(super().training_step(model, batch, num_items_in_batch))
             return torch.stack(losses).sum()
@@ -140,10 +159,9 @@ def trainer_class(
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             scores = validate(self.model) if validate else {}
             metrics = {f"eval_{name}": score for name, score in scores.items()}
-            # The Trainer notes the best score after this; it is part of a checkpoint, so a resumed run compares with it too.
-            if self.state.best_metric is None or metrics["eval_macro_f1"] > self.state.best_metric:
+            self.log(metrics)  # into the history, which is part of a checkpoint: a resumed run compares with it too
+            if best_step(self.state.log_history) == self.state.global_step:
                 self.keep()
-            self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             if out_of_patience(self.state.log_history, patience):
                 self.control.should_training_stop = True
@@ -151,7 +169,7 @@ def trainer_class(
 
         def keep(self) -> None:
             """Write the adapter to `best`, whole or not at all. Every process calls this; the first one writes."""
-            state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
+            state = gathered(self.model) if self.is_fsdp_enabled else None
             if self.args.should_save:
                 unfinished = best.with_name(f".{best.name}")
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -183,10 +201,25 @@ def _write_errors() -> tuple[type[Exception], ...]:
     return OSError, SafetensorError, RuntimeError
 
 
+def validated(history: Sequence[dict[str, Any]]) -> list[tuple[int, tuple[float, float]]]:
+    """Step and score (macro-F1 of the verdicts, then of the categories) of every validation in a log history."""
+    return [
+        (entry["step"], (entry["eval_verdict_macro_f1"], entry.get("eval_category_macro_f1", 0.0)))
+        for entry in history
+        if "eval_verdict_macro_f1" in entry
+    ]
+
+
+def best_step(history: Sequence[dict[str, Any]]) -> int | None:
+    """The step of the best validation, the first one of equals; None without any."""
+    found = validated(history)
+    return max(found, key=lambda entry: (entry[1], -entry[0]))[0] if found else None
+
+
 def out_of_patience(history: Sequence[dict[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` validations of a log history brought no new best macro-F1; 0 = never."""
-    scores = [entry["eval_macro_f1"] for entry in history if "eval_macro_f1" in entry]
-    return bool(patience and scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+    """Whether the last `patience` validations of a log history brought no new best; 0 = never."""
+    best = best_step(history)
+    return bool(patience) and best is not None and sum(step > best for step, _ in validated(history)) >= patience
 
 
 def newest_checkpoint(folder: Path) -> str | None:

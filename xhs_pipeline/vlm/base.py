@@ -118,11 +118,13 @@ def load_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if profile.distribution == "fsdp" else torch.uint8,
             llm_int8_skip_modules=NOT_QUANTISED,
         )
     model = Qwen2VLForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, device_map={"": on or device()}, attn_implementation="sdpa", **options
     )
+    patches_as_matrices(model)
     if quantization == "nf4":
         import bitsandbytes as bnb
 
@@ -132,3 +134,20 @@ def load_model(
                 # afterwards fails, and merging is silently wrong.
                 module.support_avx512bf16_for_cpu = False
     return model
+
+
+def patches_as_matrices(model: Any) -> None:
+    """Embed image patches by one matrix product instead of a 3-D convolution whose kernel covers its whole input.
+
+    The same sums of products, so results differ by rounding only; the general convolution is much slower (benchmarks/scoring.md).
+    """
+    import torch
+
+    embed = model.model.visual.patch_embed
+
+    class PatchProduct(type(embed)):  # type: ignore[misc]
+        def forward(self, hidden_states: Any) -> Any:
+            weight = self.proj.weight
+            return torch.nn.functional.linear(hidden_states.flatten(1).to(weight.dtype), weight.flatten(1))
+
+    embed.__class__ = PatchProduct

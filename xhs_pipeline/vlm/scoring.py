@@ -7,6 +7,7 @@ attention mask), at the rotary position it would have in its own answer. Scores 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,49 +49,107 @@ def answer_tree(tokenizer: Any, policy: Policy) -> AnswerTree:
 
 
 def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example]) -> np.ndarray:
-    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass."""
+    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass.
+
+    Only nodes with children are read: of an answer's last token the likelihood is wanted, and nothing that comes after it.
+    """
     import torch
 
+    read = sorted({parent for parent in tree.parents[1:] if parent})
+    place = {node: number for number, node in enumerate([0, *read])}
     prompts = [replace(example, answer=[]) for example in examples]
-    batch = {k: v.to(model.device) for k, v in pad(prompts, processor).items() if k not in ("labels", "loss_weights")}
-    nodes = torch.tensor(tree.tokens[1:], device=model.device)
+    batch = {name: value for name, value in pad(prompts, processor).items() if name not in ("labels", "loss_weights")}
     rows, length = batch["input_ids"].shape
-    size = len(nodes)
+    size = len(read)
 
-    # rotary positions: the prompt's own (image-aware), then depth by depth after its last one
+    # rotary positions: the prompt's own (image-aware), then depth by depth after its last one; all of this is made before
+    # anything goes to the GPU, where every look at a number would wait for it
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    positions, _ = inner.model.get_rope_index(
-        batch["input_ids"],
-        mm_token_type_ids=batch.pop("mm_token_type_ids"),
-        image_grid_thw=batch.get("image_grid_thw"),
-        attention_mask=batch["attention_mask"],
-    )
+    types = batch.pop("mm_token_type_ids")
+    if "image_grid_thw" in batch:
+        positions, _ = inner.model.get_rope_index(
+            batch["input_ids"],
+            mm_token_type_ids=types,
+            image_grid_thw=batch["image_grid_thw"],
+            attention_mask=batch["attention_mask"],
+        )
+    else:  # what that gives texts, without its loop over rows
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0).expand(3, rows, length)
     depth = [0] * len(tree.tokens)
-    sees = torch.zeros(size, size, dtype=torch.bool, device=model.device)
-    for node in range(1, len(tree.tokens)):
+    sees = torch.zeros(size, size, dtype=torch.bool)
+    for node in read:
         parent = tree.parents[node]
         depth[node] = depth[parent] + 1
         if parent:
-            sees[node - 1] = sees[parent - 1]
-        sees[node - 1, node - 1] = True
-    after = positions.amax(dim=(0, 2))[:, None] + torch.tensor(depth[1:], device=model.device)
+            sees[place[node] - 1] = sees[place[parent] - 1]
+        sees[place[node] - 1, place[node] - 1] = True
+    after = positions.amax(dim=(0, 2))[:, None] + torch.tensor([depth[node] for node in read], dtype=torch.long)
     positions = torch.cat([positions, after.expand(3, rows, size)], dim=2)
 
-    real = batch.pop("attention_mask").bool()
+    nodes = torch.tensor([tree.tokens[node] for node in read], dtype=torch.long)
+    batch["input_ids"] = torch.cat([batch["input_ids"], nodes.expand(rows, size)], dim=1)
+    real = batch.pop("attention_mask").bool().to(model.device)
     mask = torch.zeros(rows, 1, length + size, length + size, dtype=torch.bool, device=model.device)
     mask[:, 0, :length, :length] = torch.ones(length, length, device=model.device).tril().bool() & real[:, None, :]
     mask[:, 0, length:, :length] = real[:, None, :]
-    mask[:, 0, length:, length:] = sees
+    mask[:, 0, length:, length:] = sees.to(model.device)
     # a row of padding sees itself, or its softmax over nothing would be NaN and spread
     mask[:, 0].diagonal(dim1=1, dim2=2).fill_(True)
 
-    batch["input_ids"] = torch.cat([batch["input_ids"], nodes.expand(rows, size)], dim=1)
-    with torch.inference_mode():
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    # no_grad, not inference_mode: sharded weights (FSDP) would stay inference tensors, and training fail
+    with torch.no_grad(), _last_layer_for(inner.model.language_model.layers[-1], size + 1):
         logits = model(
-            **batch, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=size + 1
+            **batch,
+            attention_mask=mask,
+            position_ids=positions.to(model.device),
+            use_cache=False,
+            logits_to_keep=size + 1,
         ).logits.float()
-    steps = logits.log_softmax(-1)[:, list(tree.parents[1:]), tree.tokens[1:]].double().cpu().numpy()
+        before = [place[parent] for parent in tree.parents[1:]]
+        steps = (logits[:, before, tree.tokens[1:]] - logits.logsumexp(-1)[:, before]).double().cpu().numpy()
     return np.stack([steps[:, np.array(path) - 1].sum(1) for path in tree.paths], axis=1)
+
+
+@contextmanager
+def _last_layer_for(layer: Any, keep: int) -> Iterator[None]:
+    """While open, a decoder's last layer computes the last `keep` positions only; nobody reads what it makes of the others.
+
+    Their keys and values it needs. The same arithmetic as transformers' Qwen2VLDecoderLayer with sdpa otherwise.
+    """
+    import torch
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb
+
+    attention = layer.self_attn
+
+    def forward(hidden: Any, attention_mask: Any, position_embeddings: Any, **kwargs: Any) -> Any:
+        def heads(projected: Any) -> Any:
+            return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+        normed = layer.input_layernorm(hidden)
+        query, key = heads(attention.q_proj(normed[:, -keep:])), heads(attention.k_proj(normed))
+        cos, sin = position_embeddings
+        query, _ = apply_rotary_pos_emb(query, query, cos[..., -keep:, :], sin[..., -keep:, :])
+        key, _ = apply_rotary_pos_emb(key, key[:, :1], cos, sin)
+        mixed = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            heads(attention.v_proj(normed)),
+            attn_mask=attention_mask[:, :, -keep:],
+            scale=attention.scaling,
+            enable_gqa=attention.num_key_value_groups > 1,
+        )
+        kept = hidden[:, -keep:] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+        return kept + layer.mlp(layer.post_attention_layernorm(kept))
+
+    own = vars(layer).get("forward")  # a library may have put its own there
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
+        if own is not None:
+            layer.forward = own
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import functools
 import heapq
 import io
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanSettings
 from xhs_pipeline.curation.identifiers import mask
 from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.text import normalise
-from xhs_pipeline.judgement.evasion import CHINESE_NAMES, Disguised, disguise
+from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES, Disguised, disguise
 from xhs_pipeline.judgement.judge import Post
 from xhs_pipeline.policy import Policy
+from xhs_pipeline.posts.schema import open_parquet
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import unit_hash
 
@@ -98,6 +98,17 @@ def as_post(row: dict[str, Any]) -> Post:
     return Post(row["post_id"], row["title"], row["body"], images, row["ocr_text"], row["qr_codes"])
 
 
+def _read(jpeg: bytes) -> ocr.ImageText | None:
+    try:
+        return ocr.read(jpeg)
+    except ocr.ReadingFailed:
+        return None  # as in cleaning: the post is judged without the text in it
+
+
+# every photo goes to many posts, and reading one takes half a second
+_read_photo = functools.lru_cache(maxsize=PHOTOS + 1)(_read)
+
+
 @dataclass(frozen=True)
 class Variants:
     """How a post is rewritten for a model of `profile`: every name of CHINESE_NAMES, `unrelated_photo` and `image_order`.
@@ -139,7 +150,7 @@ class Variants:
             return None
         others = (photo for photo in self.photos if photo.group_id != group_id)
         photo = min(others, key=lambda p: unit_hash("photo", self.seed, p.post_id, stored.post_id), default=None)
-        return self._with_images(stored, (photo.data if photo else gradient(),), first=False)
+        return self._with_images(stored, (photo.data if photo else gradient(),), first=False, read=_read_photo)
 
     def _turned(self, stored: Post) -> Post | None:
         """The images in reverse order. With images left out the reverse order would show others, so such posts stay as they are."""
@@ -149,27 +160,23 @@ class Variants:
         turned = replace(stored, images=images)
         return replace(turned, **_read_again(list(map(_read, images)))) if self.profile.ocr else turned
 
-    def _with_images(self, post: Post, added: tuple[bytes, ...], first: bool) -> Post:
+    def _with_images(
+        self,
+        post: Post,
+        added: tuple[bytes, ...],
+        first: bool,
+        read: Callable[[bytes], ocr.ImageText | None] = _read,
+    ) -> Post:
         """`post` with images before or after its own; what stood in its own need not be read again."""
         if not added:
             return post
-        clean = tuple(clean_image(data, _CLEANING.images).data for data in added)
+        clean = tuple(clean_image(data, CleanSettings().images).data for data in added)
         images = (*clean, *post.images) if first else (*post.images, *clean)
         if not self.profile.ocr:
             return replace(post, images=images)
         known = ocr.ImageText(post.ocr_text or "", post.qr_codes or 0)
-        read = list(map(_read, clean))
-        return replace(post, images=images, **_read_again([*read, known] if first else [known, *read]))
-
-
-_CLEANING = CleanSettings()
-
-
-def _read(jpeg: bytes) -> ocr.ImageText | None:
-    try:
-        return ocr.read(jpeg)
-    except ocr.ReadingFailed:
-        return None  # as in cleaning: the post is judged without the text in it
+        found = list(map(read, clean))
+        return replace(post, images=images, **_read_again([*found, known] if first else [known, *found]))
 
 
 def _read_again(texts: Sequence[ocr.ImageText | None]) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def _light(test: Path | pa.Table) -> Iterator[tuple[str, str, str, bool]]:
     """post_id, group_id, category and whether there are images, of every row."""
     names = ["post_id", "group_id", "category"]
     if isinstance(test, Path):
-        table = pq.ParquetFile(test).read(columns=[*names, "images.list.element.path"])
+        table = open_parquet(test).read(columns=[*names, "images.list.element.path"])
     else:
         table = test.select([*names, "images"])
     pictured = [bool(n) for n in pc.list_value_length(table["images"]).to_pylist()]
@@ -200,6 +207,6 @@ def _light(test: Path | pa.Table) -> Iterator[tuple[str, str, str, bool]]:
 
 def _batches(test: Path | pa.Table) -> Iterator[pa.RecordBatch]:
     if isinstance(test, Path):
-        yield from pq.ParquetFile(test).iter_batches(batch_size=ROWS_AT_ONCE, columns=list(COLUMNS))
+        yield from open_parquet(test).iter_batches(batch_size=ROWS_AT_ONCE, columns=list(COLUMNS))
     else:
         yield from test.select(list(COLUMNS)).to_batches(max_chunksize=ROWS_AT_ONCE)
