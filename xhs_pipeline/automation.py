@@ -50,20 +50,30 @@ def weekly_retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 )
 def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult | dg.SkipReason:
     from xhs_pipeline.appeals.decision import decide_retrain
+    from xhs_pipeline.appeals.evidence import evidence
     from xhs_pipeline.appeals.stages import read_outcomes, trained_event_ids
-    from xhs_pipeline.privacy import load_hmac_key
 
     # Nothing is caught here: a store that cannot be read turns the tick red instead of looking like "no appeals".
     policy, store = load_policy(), workspace.store
-    if store.latest("unique_posts") is None:
+    unique = store.latest("unique_posts")
+    if unique is None:
         return dg.SkipReason("no posts yet: materialise a week first")
-    outcomes = read_outcomes(workspace.load_source(), policy, load_hmac_key(workspace.root)).outcomes
+    with workspace.open_appeals(policy) as appeals:
+        found = read_outcomes(workspace.load_source(), appeals)
     end_dead_runs(context.instance)  # or a killed run would look under way for ever
     under_way = context.instance.get_runs_count(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
     )
+    asked = context.instance.get_run_records(dg.RunsFilter(job_name=appeal_retrain.name), limit=1)
     decision = decide_retrain(
-        outcomes, trained_event_ids(store), policy, running=under_way > 0, cursor=int(context.cursor or 0)
+        evidence(found.outcomes, unique.path),
+        trained_event_ids(store),
+        policy,
+        running=under_way > 0,
+        largest_event_id=found.largest_event_id,
+        cursor=int(context.cursor or 0),
+        last_asked=asked[0].create_timestamp if asked else None,
+        now=datetime.now(UTC),
     )
     if not decision.run:
         context.update_cursor(str(decision.cursor))

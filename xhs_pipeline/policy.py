@@ -23,6 +23,12 @@ GATES = frozenset(
     }
 )  # fmt: skip
 
+# Numbers of the appeals section, those of its parts with a dot.
+APPEALS = (
+    "min_adjudicated", "min_audit", "cooldown_hours", "max_per_author_per_week", "max_per_group_per_week", "burst.minutes",
+    "burst.per_author", "burst.per_group", "audit.size", "audit.random_share", "audit.days",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -140,7 +146,7 @@ def load_policy(path: Path | None = None) -> Policy:
 
     Raises FileNotFoundError when there is no such file, and ValueError naming the file, the value and what was expected when a verdict is repeated, a category lists an
     unknown verdict, one name begins another, no category (or more than one) has severity 0, a section or a limit is missing or
-    unknown, a limit is no number, a prevalence is no share, or a prompt or an answer line lacks its placeholder.
+    unknown, a limit of gates or appeals is no number, a prevalence is no share, or a prompt or an answer line lacks its placeholder.
     """
     path = path or Path(os.environ.get("XHS_POLICY") or POLICY_FILE)
     if not path.is_file():
@@ -197,6 +203,13 @@ def _load_policy(path: Path, edited: int) -> Policy:
         )
     wrong = [f"{k}={v!r}" for k, v in gates.items() if isinstance(v, bool) or not isinstance(v, int | float) or v < 0]
     _require(not wrong, path, f"gates: {', '.join(wrong)}; expected numbers from 0")
+    appeals = raw["appeals"] if isinstance(raw["appeals"], dict) else {}
+    for name in APPEALS:
+        part, _, last = name.rpartition(".")
+        within = appeals.get(part, {}) if part else appeals
+        value = within.get(last) if isinstance(within, dict) else None
+        good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        _require(good, path, f"appeals.{name} is {value!r}, expected a number from 0")
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")

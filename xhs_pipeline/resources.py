@@ -3,19 +3,25 @@
 XHS_DATA_DIR   folder of all artefacts (default: data, in the project's folder)
 XHS_SOURCE     YAML file that describes the posts (default: the committed sample's)
 XHS_PROFILE    settings of one machine size (default: tiny)
+XHS_APPEALS_URL  database of appeals (default: a SQLite file in the data folder)
 XHS_HMAC_KEY   key of the author hashes (default: a file made on first use)
 """
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, create_model
 
 from xhs_pipeline.artifacts import ArtifactStore
+from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.source_yaml import Source, load_source
+from xhs_pipeline.privacy import load_hmac_key
 from xhs_pipeline.profile import Profile, load_profile
+
+if TYPE_CHECKING:
+    from xhs_pipeline.appeals.store import AppealStore
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data" / "sample" / "source.yaml"
@@ -40,6 +46,12 @@ class Workspace(dg.ConfigurableResource):
     def load_source(self) -> Source:
         """Read the source YAML. Raises SourceError when it is missing or wrong."""
         return load_source(Path(self.source or os.environ.get("XHS_SOURCE") or SAMPLE))
+
+    def open_appeals(self, policy: Policy) -> "AppealStore":
+        """The appeals store of this data folder; close it after use. Raises StoreError when it cannot be used."""
+        from xhs_pipeline.appeals.store import AppealStore, store_url
+
+        return AppealStore.open(store_url(self.root), policy, load_hmac_key(self.root))
 
 
 class ProfileSettings(dg.ConfigurableResource):

@@ -1,12 +1,15 @@
-"""When do appeals retrain the model? A pure decision; reading files and launching runs are the sensor's."""
+"""When do appeals retrain the model? A pure decision; reading the store and launching runs are the sensor's."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-import pyarrow as pa
-
+from xhs_pipeline.appeals.evidence import Evidence
 from xhs_pipeline.appeals.outcomes import effective_digest
+from xhs_pipeline.appeals.states import AUDIT
 from xhs_pipeline.policy import Policy
+
+REMEDY = "they are kept, and count once a week that holds their posts is in unique_posts"
 
 
 @dataclass(frozen=True)
@@ -20,21 +23,59 @@ class RetrainDecision:
 
 
 def decide_retrain(
-    outcomes: pa.Table, trained_event_ids: Collection[int], policy: Policy, running: bool, cursor: int = 0
+    evidence: Evidence,
+    trained_event_ids: Collection[int],
+    policy: Policy,
+    *,
+    running: bool,
+    largest_event_id: int,
+    cursor: int = 0,
+    last_asked: datetime | None = None,
+    now: datetime,
 ) -> RetrainDecision:
-    """Run when at least `policy.appeals.min_adjudicated` outcomes rest on events that no model was trained on yet.
+    """Run when enough outcomes of appeals, and of audits, rest on events that no model was trained on yet, the cool-down since
+    `last_asked` (the last retraining that appeals asked for) is over, and nothing is running.
 
-    `outcomes` is the table of `derive_outcomes`; `trained_event_ids` are the event ids of the outcomes that went into
-    the newest training; `cursor` is the largest event id seen so far. The run key is the digest of the effective label
-    events, so replays and restarts ask for the same run. Skip reasons carry the numbers.
+    `trained_event_ids` are the deciding events of what went into the newest training. The run key is the digest of the effective
+    label events, so replays and restarts ask for the same run; the cursor is the largest event id that was read. The reason
+    carries the numbers.
     """
-    needed = int(policy.appeals["min_adjudicated"])
-    ids = set(outcomes["event_id"].to_pylist())
-    new = len(ids - set(trained_event_ids))
-    cursor = max([cursor, *ids])
-    counted = f"{new} of {needed} adjudicated"
-    if new < needed:
-        return RetrainDecision(False, None, cursor, f"{counted}: waiting for {needed - new} more")
+    settings = policy.appeals
+    kinds = dict(
+        zip(evidence.outcomes["event_id"].to_pylist(), evidence.outcomes["case_kind"].to_pylist(), strict=True)
+    )
+    new = [kind for event_id, kind in kinds.items() if event_id not in set(trained_event_ids)]
+    audits, appeals = new.count(AUDIT), len(new) - new.count(AUDIT)
+    needed, quota = int(settings["min_adjudicated"]), int(settings["min_audit"])
+    counted = f"{appeals} of {needed} adjudicated, {audits} of {quota} audit"
+    cursor = max(cursor, largest_event_id)
+    lacking = [
+        f"{count} more {what}"
+        for count, what in ((needed - appeals, "decided appeals"), (quota - audits, "decided audit cases"))
+        if count > 0
+    ]
+    if lacking:
+        return RetrainDecision(False, None, cursor, f"{counted}: waiting for {' and '.join(lacking)}{_apart(evidence)}")
     if running:
         return RetrainDecision(False, None, cursor, f"{counted}: enough, but a retraining run is under way")
-    return RetrainDecision(True, f"appeals-{effective_digest(outcomes)}", cursor, f"{counted}: retraining")
+    wait = timedelta(hours=float(settings["cooldown_hours"]))
+    # counted in both directions, so that a clock that was set back delays by at most twice the cool-down
+    if last_asked is not None and abs(now - last_asked) < wait:
+        return RetrainDecision(
+            False, None, cursor, f"{counted}: enough, cooling down until {last_asked + wait:%Y-%m-%d %H:%M} UTC"
+        )
+    return RetrainDecision(
+        True, f"appeals-{effective_digest(evidence.outcomes)}", cursor, f"{counted}: retraining{_apart(evidence)}"
+    )
+
+
+def _apart(evidence: Evidence) -> str:
+    parts = [
+        f"{count} {what}"
+        for count, what in (
+            (evidence.missing, "about posts that are not there"),
+            (evidence.edited, "about posts that were edited since"),
+        )
+        if count
+    ]
+    return f" ({' and '.join(parts)} not counted: {REMEDY})" if parts else ""

@@ -13,37 +13,51 @@ from typing import Any
 
 import pyarrow as pa
 
+from xhs_pipeline.appeals.states import (
+    APPEAL,
+    AUDIT,
+    AUTHOR,
+    EXPIRED,
+    FILED,
+    KINDS,
+    OPENING,
+    REVIEWER,
+    SAMPLED,
+    SYSTEM,
+    WITHDRAWN,
+)
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, TIME_ZONE
 from xhs_pipeline.posts.schema import QUARANTINE
 from xhs_pipeline.privacy import keyed_hash
 
 STAGE = "appeal_outcomes"
-FILED, UPHELD, OVERTURNED, MODIFIED, WITHDRAWN, EXPIRED = (
-    "filed",
-    "upheld",
-    "overturned",
-    "modified",
-    "withdrawn",
-    "expired",
-)
-ADJUDICATED = (UPHELD, OVERTURNED, MODIFIED)
-CLOSED = (WITHDRAWN, EXPIRED)
-EVENTS = (FILED, *ADJUDICATED, *CLOSED)
+ROLES = {FILED: AUTHOR, WITHDRAWN: AUTHOR, SAMPLED: SYSTEM, EXPIRED: SYSTEM}  # all others are a reviewer's
 
-# verdict and category are null where the event names none; a verdict is the policy's id where the policy knows it, else
-# as written. The event's `note` is free text about a person's post and is not kept.
+# What happened to cases, by event_id. verdict and category are null where the event names none; those of an opening event are what
+# was decided first. A verdict is the policy's id where the policy knows it, else as written. flag: why an appeal waits for
+# triage. decided_by_hash: the person, if any, who decided first. origin and origin_id: the file that an event was read from and
+# its id there. A file's `note` is free text about a person's post and is not kept.
 APPEAL_EVENTS = pa.schema(
     [
         ("event_id", pa.int64()),
-        ("appeal_id", pa.string()),
-        ("post_id", pa.string()),
-        ("event", pa.string()),
+        ("case_id", pa.string()),
+        ("case_kind", pa.string()),
+        ("kind", pa.string()),
         ("at", pa.timestamp("us", tz="UTC")),
+        ("post_id", pa.string()),
+        ("decision_id", pa.string()),
+        ("model_version", pa.string()),
+        ("policy_version", pa.string()),
         ("verdict", pa.string()),
         ("category", pa.string()),
         ("actor_hash", pa.string()),
-        ("line", pa.int64()),
+        ("actor_role", pa.string()),
+        ("group_id", pa.string()),
+        ("decided_by_hash", pa.string()),
+        ("flag", pa.string()),
+        ("origin", pa.string()),
+        ("origin_id", pa.string()),
     ]
 )
 
@@ -89,6 +103,7 @@ def parse_events(data: bytes, policy: Policy, key: bytes) -> EventLog:
     """
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     rows: dict[int, dict[str, Any]] = {}
+    lines_of: dict[int, int] = {}
     refused: list[dict[str, Any]] = []
     torn = False
     for number, line in enumerate(lines, start=1):
@@ -97,9 +112,9 @@ def parse_events(data: bytes, policy: Policy, key: bytes) -> EventLog:
         raw: Any = None
         try:
             raw = _decode(line)
-            row = {**_event(raw, policy, key), "line": number}
-            _refuse_repeat(row, rows.get(row["event_id"]))
-            rows[row["event_id"]] = row
+            row = _event(raw, policy, key)
+            _refuse_repeat(row, rows.get(row["event_id"]), lines_of.get(row["event_id"]))
+            rows[row["event_id"]], lines_of[row["event_id"]] = row, number
         except _Refused as error:
             if number == len(lines) and error.reason in ("bad_json", "bad_utf8"):
                 torn = True
@@ -113,6 +128,9 @@ def parse_events(data: bytes, policy: Policy, key: bytes) -> EventLog:
                 }
             )
     ordered = [rows[event_id] for event_id in sorted(rows)]
+    audits = {row["case_id"] for row in ordered if row["kind"] == SAMPLED}
+    for row in ordered:
+        row["case_kind"] = AUDIT if row["case_id"] in audits else APPEAL
     return EventLog(
         events=pa.Table.from_pylist(ordered, schema=APPEAL_EVENTS),
         quarantine=pa.Table.from_pylist(refused, schema=QUARANTINE),
@@ -137,20 +155,33 @@ def _event(raw: Any, policy: Policy, key: bytes) -> dict[str, Any]:
     if type(event_id) is not int or not 0 < event_id < 2**63:  # bool is an int, too
         raise _Refused("bad_event_id", "event_id must be a positive whole number")
     event = raw.get("event")
-    if event not in EVENTS:
-        raise _Refused("unknown_event", f"event must be one of {', '.join(EVENTS)}")
-    actor = _text(raw, "actor", required=False)
+    if event not in KINDS:
+        raise _Refused("unknown_event", f"event must be one of {', '.join(KINDS)}")
     verdict = _text(raw, "verdict", required=False)
     return {
         "event_id": event_id,
-        "appeal_id": _id(raw, "appeal_id"),
-        "post_id": _id(raw, "post_id"),
-        "event": event,
+        "case_id": _id(raw, "appeal_id"),
+        "kind": event,
         "at": _time(_text(raw, "at")),
+        "post_id": _id(raw, "post_id"),
+        "decision_id": _id(raw, "decision_id", required=False),
+        "model_version": _id(raw, "model_version", required=False),
+        "policy_version": _id(raw, "policy_version", required=False),
         "verdict": None if verdict is None else (policy.verdict_id(verdict) or verdict),
         "category": _text(raw, "category", required=False),
-        "actor_hash": None if actor is None else keyed_hash(key, actor),
+        "actor_hash": _person(raw, "actor", key),
+        "actor_role": ROLES.get(event, REVIEWER),
+        "group_id": None,
+        "decided_by_hash": _person(raw, "decided_by", key) if event in OPENING else None,
+        "flag": None,
+        "origin": "",
+        "origin_id": str(event_id),
     }
+
+
+def _person(raw: Mapping[str, Any], name: str, key: bytes) -> str | None:
+    value = _text(raw, name, required=False)
+    return None if value is None else keyed_hash(key, value)
 
 
 def _text(raw: Mapping[str, Any], name: str, required: bool = True) -> Any:
@@ -184,12 +215,12 @@ def _time(text: str) -> datetime:
         raise _Refused("bad_time", "at is not an ISO 8601 time, such as 2026-02-20T10:00:00+08:00") from error
 
 
-def _refuse_repeat(row: Mapping[str, Any], first: Mapping[str, Any] | None) -> None:
+def _refuse_repeat(row: Mapping[str, Any], first: Mapping[str, Any] | None, line: int | None) -> None:
     if first is None:
         return
-    same = all(row[name] == first[name] for name in row if name != "line")
+    same = row == first
     reason = "repeated_event" if same else "conflicting_event_id"
-    raise _Refused(reason, f"event_id {row['event_id']} stands on line {first['line']} already; the first one counts")
+    raise _Refused(reason, f"event_id {row['event_id']} stands on line {line} already; the first one counts")
 
 
 def _post_id(raw: Any) -> str | None:

@@ -1,6 +1,6 @@
 """From appeal events to labels: which adjudications count, what they say, and how they correct posts.
 
-Pure functions over Arrow tables. When to retrain on them is decided elsewhere (decision), reading them is events' work.
+Pure functions over Arrow tables. How a case comes to be decided is the fold's matter (states), when to retrain the decision's.
 """
 
 import hashlib
@@ -11,24 +11,29 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from xhs_pipeline.appeals.events import ADJUDICATED, CLOSED, FILED, OVERTURNED, STAGE, UPHELD
+from xhs_pipeline.appeals.events import STAGE
+from xhs_pipeline.appeals.states import ADJUDICATED, APPEAL, AUDIT, CaseState, Event, Vote, case_state, group_cases
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE
 
-APPEAL = "appeal"  # the label_source of a post whose label an appeal decided
+DECIDED_SOURCES = (APPEAL, AUDIT)  # the label_source of a post whose label reviewers decided: the kind of its case
 
-# One row a post: the label that its latest adjudicated appeal gave it, and the event that says so.
+# One row a post: the label that its latest decided case gave it. event_id is the event that decided it, event_ids all that led
+# there, reviewer_hashes those who agreed on it. group_id: the content that was judged, see records.text_group.
 OUTCOMES = pa.schema(
     [
-        ("appeal_id", pa.string()),
+        ("case_id", pa.string()),
+        ("case_kind", pa.string()),
         ("post_id", pa.string()),
         ("outcome", pa.string()),
         ("verdict", pa.string()),
         ("category", pa.string()),
         ("severity", pa.int8()),
         ("event_id", pa.int64()),
+        ("event_ids", pa.list_(pa.int64())),
         ("decided_at", pa.timestamp("us", tz="UTC")),
-        ("reviewer_hash", pa.string()),
+        ("reviewer_hashes", pa.list_(pa.string())),
+        ("group_id", pa.string()),
     ]
 )
 
@@ -50,72 +55,108 @@ class Applied(NamedTuple):
 
 
 def derive_outcomes(events: pa.Table, policy: Policy) -> Derived:
-    """The labels that appeals decided, from a table of APPEAL_EVENTS.
+    """The labels that appeals and audits decided, from a table of APPEAL_EVENTS.
 
-    Of an appeal the adjudication with the largest event id counts: upheld keeps the decision that was appealed against,
-    overturned makes the post harmless, modified carries a label of its own. An appeal that was withdrawn or expired, at
-    any time, gives no label. Of several appeals about one post the latest adjudication wins. An adjudication is
-    quarantined when its appeal was not filed before it, when it names another post than the filing, or when the policy
-    does not allow its label; an earlier adjudication of the same appeal does not take its place.
+    A case gives a label when it is upheld, overturned or modified by the rules of `states`: by reviewers who agree, none of whom
+    made the first decision, two of them where severity 3 is taken back. A case that was withdrawn or expired, at any time,
+    gives none, nor does one whose reviewers disagree. Of several appeals by one person against one decision the first counts;
+    where cases about one decision come to different ends, reviewers disagree, and none of them does. Of several decided cases
+    about one post the latest wins. What claims to be decided and gives no label is quarantined with its reason.
     """
-    appeals: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(events.to_pylist(), key=lambda event: event["event_id"]):
-        appeals[row["appeal_id"]].append(row)
     quarantine: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    seen: set[tuple[Any, ...]] = set()
+    for history in group_cases(events.to_pylist()).values():
+        case = case_state(history, policy)
+        by_id = {event["event_id"]: event for event in history}
+        once = (case.post_id, case.decision_id, case.appellant_hash)
+        if case.appellant_hash and once in seen:
+            if case.label:
+                quarantine.append(
+                    _refusal(by_id[case.decided_by_event], "duplicate_appeal", "this appellant appealed before")
+                )
+            continue
+        seen.add(once)
+        if case.label:
+            found.append(_outcome(case, case.label, by_id[case.decided_by_event], policy))
+        elif refused := _no_label(case, by_id, policy):
+            quarantine.append(refused)
+    found = _undisputed(found, quarantine)
     by_post: dict[str, dict[str, Any]] = {}
-    found = [outcome for history in appeals.values() if (outcome := _outcome(history, policy, quarantine))]
-    for outcome in sorted(found, key=lambda o: o["event_id"]):
+    for outcome in sorted(found, key=lambda row: row["event_id"]):
         older = by_post.get(outcome["post_id"])
         if older is not None:
-            detail = f"event {older['event_id']} gives way to event {outcome['event_id']} about the same post"
+            detail = f"gives way to event {outcome['event_id']} about the same post"
             quarantine.append(_refusal(older, "superseded", detail))
         by_post[outcome["post_id"]] = outcome
     rows = [by_post[post_id] for post_id in sorted(by_post)]
-    return Derived(pa.Table.from_pylist(rows, schema=OUTCOMES), pa.Table.from_pylist(quarantine, schema=QUARANTINE))
+    outcomes = [{name: row[name] for name in OUTCOMES.names} for row in rows]
+    return Derived(pa.Table.from_pylist(outcomes, schema=OUTCOMES), pa.Table.from_pylist(quarantine, schema=QUARANTINE))
 
 
-def _outcome(history: list[dict[str, Any]], policy: Policy, quarantine: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The label of one appeal, or None; what is refused is added to `quarantine`."""
-    if any(event["event"] in CLOSED for event in history):
-        return None
-    decisions = [event for event in history if event["event"] in ADJUDICATED]
-    if not decisions:
-        return None
-    last = decisions[-1]
-    filed = next((event for event in history if event["event"] == FILED), None)
-    name = f"line {last['line']}, event {last['event_id']}"  # ids of appeals and posts may be of a person
-    if filed is None or filed["event_id"] > last["event_id"]:
-        quarantine.append(_refusal(last, "not_filed", f"{name}: no filed event before it"))
-        return None
-    if filed["post_id"] != last["post_id"]:
-        quarantine.append(_refusal(last, "other_post", f"{name}: the appeal was filed about another post"))
-        return None
-    verdict, category = _label(last, filed, policy)
-    if verdict is None or category is None:
-        carrier = "filed event" if last["event"] == UPHELD else "event"
-        quarantine.append(_refusal(last, "label_missing", f"{name}: the {carrier} lacks a verdict or a category"))
-        return None
-    if not policy.allows(verdict, category):
-        allowed = policy.category(category)
-        expected = (
-            f"one of {', '.join(allowed.verdicts)} with it" if allowed else f"one of {', '.join(policy.category_names)}"
-        )
-        verdicts = [v.id for v in policy.verdicts]
-        said = f"{_shown(verdict, verdicts)} with {_shown(category, policy.category_names)}"
-        detail = f"{name}: policy {policy.version} does not allow {said}; expected {expected}"
-        quarantine.append(_refusal(last, "label_not_allowed", detail))
-        return None
+def _outcome(case: CaseState, label: tuple[str, str], deciding: Event, policy: Policy) -> dict[str, Any]:
     return {
-        "appeal_id": last["appeal_id"],
-        "post_id": last["post_id"],
-        "outcome": last["event"],
-        "verdict": verdict,
-        "category": category,
-        "severity": policy.severity(category),
-        "event_id": last["event_id"],
-        "decided_at": last["at"],
-        "reviewer_hash": last["actor_hash"],
+        "case_id": case.case_id,
+        "case_kind": case.kind,
+        "post_id": case.post_id,
+        "outcome": case.state,
+        "verdict": label[0],
+        "category": label[1],
+        "severity": policy.severity(label[1]),
+        "event_id": case.decided_by_event,
+        "event_ids": list(case.event_ids),
+        "decided_at": case.decided_at,
+        "reviewer_hashes": [vote.reviewer_hash for vote in case.votes],
+        "group_id": case.group_id,
+        "decision_id": case.decision_id,
+        "origin": deciding["origin"],
+        "origin_id": deciding["origin_id"],
     }
+
+
+def _no_label(case: CaseState, by_id: Mapping[int, Event], policy: Policy) -> dict[str, Any] | None:
+    """Why a case whose events claim a decision gives no label; None for one that is open or was closed, which is no fault."""
+    if case.state not in (None, *ADJUDICATED) and not case.open:
+        return None
+    if case.disputed:
+        detail = f"{len(case.votes)} reviewers disagree; it is trained on when they come to agree"
+        return _refusal(by_id[case.votes[-1].event_id], "reviewers_disagree", detail)
+    if case.claimed is None:
+        return None
+    event, ignored = by_id[case.claimed], dict(case.ignored)
+    if case.claimed in ignored:
+        return _refusal(event, ignored[case.claimed], IGNORED.get(ignored[case.claimed], "it cannot count"))
+    vote = next(vote for vote in case.votes if vote.event_id == case.claimed)
+    if vote.problem:
+        return _refusal(event, vote.problem, _said(vote, event, case, policy))
+    return _refusal(
+        event, "second_reviewer_missing", "taking severity 3 back takes two reviewers; add another one's vote"
+    )
+
+
+IGNORED = {
+    "not_filed": "no filed or sampled event before it",
+    "other_post": "the case was opened about another post",
+    "reviewer_unknown": "it names no actor, and the one who decided first may not review",
+    "own_decision": "the first decision is this reviewer's own",
+    "own_appeal": "the appeal is this reviewer's own",
+    "not_triaged": "the appeal is over a cap or came in a burst; a reviewer must triage it first",
+}
+
+
+def _said(vote: Vote, event: Event, case: CaseState, policy: Policy) -> str:
+    if vote.problem == "nothing_to_overturn":
+        return "the post had passed; say what it should have been as modified, with verdict and category"
+    carrier = "first decision" if event["kind"] == "upheld" else "event"
+    verdict, category = case.first if event["kind"] == "upheld" else (event["verdict"], event["category"])
+    if verdict is None or category is None:
+        return f"the {carrier} lacks a verdict or a category"
+    allowed = policy.category(category)
+    expected = (
+        f"one of {', '.join(allowed.verdicts)} with it" if allowed else f"one of {', '.join(policy.category_names)}"
+    )
+    said = f"{_shown(verdict, policy.verdict_ids)} with {_shown(category, policy.category_names)}"
+    return f"policy {policy.version} does not allow {said}; expected {expected}"
 
 
 def _shown(value: str, known: Sequence[str]) -> str:
@@ -123,14 +164,26 @@ def _shown(value: str, known: Sequence[str]) -> str:
     return repr(value) if value in known else f"an unknown value of {len(value)} characters"
 
 
-def _label(last: dict[str, Any], filed: dict[str, Any], policy: Policy) -> tuple[str | None, str | None]:
-    if last["event"] == OVERTURNED:
-        return policy.pass_verdict, policy.normal_category
-    carrier = filed if last["event"] == UPHELD else last
-    return carrier["verdict"], carrier["category"]
+def _undisputed(found: list[dict[str, Any]], quarantine: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the outcomes of decisions on which several cases came to different labels."""
+    labels: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for row in found:
+        if row["decision_id"]:
+            labels[row["decision_id"]].add((row["verdict"], row["category"]))
+    disputed = {decision for decision, said in labels.items() if len(said) > 1}
+    detail = "cases about the same decision came to different ends"
+    quarantine += [_refusal(row, "reviewers_disagree", detail) for row in found if row["decision_id"] in disputed]
+    return [row for row in found if row["decision_id"] not in disputed]
 
 
-def _refusal(row: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
+def _refusal(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:
+    """A QUARANTINE row that names events by number: ids of cases and posts may be of a person."""
+    read_from = (
+        f" (event {row['origin_id']} of {row['origin'].partition('@')[0]})"
+        if row["origin"] and row["origin_id"]
+        else ""
+    )
+    detail = f"event {row['event_id']}{read_from}: {detail}"
     return {"post_id": row["post_id"], "stage": STAGE, "reason": reason, "detail": detail}
 
 
@@ -152,12 +205,24 @@ def follow_duplicates(outcomes: pa.Table, kept_for: Mapping[str, str]) -> pa.Tab
     by_post: dict[str, dict[str, Any]] = {}
     for row in sorted(outcomes.to_pylist(), key=lambda outcome: outcome["event_id"]):
         post_id = kept_for.get(row["post_id"], row["post_id"])
-        by_post[post_id] = row | {"post_id": post_id}
+        # what was judged is the duplicate's content, which need not be the kept post's to the letter
+        by_post[post_id] = row if post_id == row["post_id"] else row | {"post_id": post_id, "group_id": None}
     return pa.Table.from_pylist([by_post[post_id] for post_id in sorted(by_post)], schema=outcomes.schema)
 
 
+def label_provenance(label_source: str | None, outcome: Mapping[str, Any] | None) -> str:
+    """Where a training label comes from, as JSON: its source, the events that gave it and when.
+
+    A label that came with the post has no events and no time; it has label_source, and its post's week.
+    """
+    decided_by = outcome if label_source in DECIDED_SOURCES else None
+    events = decided_by["event_ids"] if decided_by else []
+    decided = decided_by["decided_at"].isoformat() if decided_by else None
+    return json.dumps({"source": label_source, "event_ids": events, "decided_at": decided}, ensure_ascii=False)
+
+
 def apply_outcomes(posts: pa.Table, outcomes: pa.Table) -> Applied:
-    """Give the posts that outcomes name their decided label, with label_source "appeal"; columns and order stay.
+    """Give the posts that outcomes name their decided label, with the kind of its case as label_source; columns and order stay.
 
     Where the label changed, the post's own rationale is dropped: it argues for the decision that fell. Image bytes are
     not touched or copied. Outcomes about posts that are not in the table are counted as missing.
@@ -173,7 +238,7 @@ def apply_outcomes(posts: pa.Table, outcomes: pa.Table) -> Applied:
             new[name] = [d[name] if d else v for d, v in zip(named, posts[name].to_pylist(), strict=True)]
     if "label_source" in posts.column_names:
         new["label_source"] = [
-            APPEAL if d else v for d, v in zip(named, posts["label_source"].to_pylist(), strict=True)
+            d["case_kind"] if d else v for d, v in zip(named, posts["label_source"].to_pylist(), strict=True)
         ]
     if "rationale" in posts.column_names:
         new["rationale"] = [None if c else v for c, v in zip(changed, posts["rationale"].to_pylist(), strict=True)]

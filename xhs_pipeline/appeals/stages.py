@@ -1,44 +1,54 @@
-"""appeal_outcomes as a function over folders, and what of it a model was trained on already."""
+"""appeal_outcomes as a function over the store and folders, and what of it a model was trained on already."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xhs_pipeline.appeals.events import APPEAL_EVENTS, read_events
-from xhs_pipeline.appeals.outcomes import Derived, derive_outcomes, effective_digest
+from xhs_pipeline.appeals.outcomes import derive_outcomes, effective_digest
+from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, digest
-from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE
 from xhs_pipeline.posts.source_yaml import Source
 
 
-def read_outcomes(source: Source, policy: Policy, key: bytes) -> Derived:
-    """The labels decided so far, and every refused line. Empty when the source names no appeals.
+@dataclass(frozen=True)
+class Read:
+    """What the store holds: labels, refusals (of the source's file, too), and the largest event id that was read."""
 
-    Raises FileNotFoundError when it names a file that is not there: a failed read is not an empty one.
+    outcomes: pa.Table
+    quarantine: pa.Table
+    largest_event_id: int
+
+
+def read_outcomes(source: Source, store: AppealStore) -> Read:
+    """The labels decided so far. The appeals file that the source names, if any, is taken over into the store first.
+
+    Raises FileNotFoundError when it names a file that is not there, and StoreError when the store cannot be read: a failed read
+    is not an empty one.
     """
-    if source.appeals is None:
-        return derive_outcomes(APPEAL_EVENTS.empty_table(), policy)
-    log = read_events(source.appeals, policy, key)
-    derived = derive_outcomes(log.events, policy)
-    return Derived(
-        derived.outcomes, pa.concat_tables([log.quarantine.cast(QUARANTINE), derived.quarantine.cast(QUARANTINE)])
-    )
+    refused = [QUARANTINE.empty_table()]
+    if source.appeals is not None:
+        refused.append(store.import_jsonl(source.appeals).refused)
+    events = store.events()
+    derived = derive_outcomes(events, store.policy)
+    largest = events["event_id"][-1].as_py() if events.num_rows else 0
+    return Read(derived.outcomes, pa.concat_tables([*refused, derived.quarantine]), largest)
 
 
-def outcomes_digest(found: Derived) -> str:
+def outcomes_digest(found: Read) -> str:
     """What the snapshot depends on: the effective label events, and what was refused."""
     return digest([effective_digest(found.outcomes), found.quarantine.to_pylist()])
 
 
-def write_outcomes(found: Derived, work: Path) -> Built:
+def write_outcomes(found: Read, work: Path) -> Built:
     """Write outcomes.parquet and quarantine.parquet."""
     pq.write_table(found.outcomes, work / "outcomes.parquet", compression="zstd")
     pq.write_table(found.quarantine, work / "quarantine.parquet", compression="zstd")
+    counts = {"outcomes": found.outcomes.num_rows, "quarantined": found.quarantine.num_rows}
     ids = found.outcomes["event_id"].to_pylist()
-    counts = {"outcomes": len(ids), "quarantined": found.quarantine.num_rows, "largest_event_id": max(ids, default=0)}
-    return Built(counts)
+    return Built(counts | {"largest_event_id": max(ids, default=0)})
 
 
 def trained_event_ids(store: ArtifactStore) -> set[int]:

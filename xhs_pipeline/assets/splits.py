@@ -9,7 +9,7 @@ from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.labels import label_issues
 from xhs_pipeline.assets.posts import unique_posts
-from xhs_pipeline.assets.publish import check, publish, refusals, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, refusals, upstream
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
@@ -22,9 +22,10 @@ GROUP, OWNERS = "labels_and_splits", ["team:trust-and-safety"]
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
-    code_version="1",
-    description="Snapshot of the adjudicated appeals: the label that the last decision on each post gave it. Open, withdrawn and "
-    "expired appeals are not among them.",
+    code_version="2",
+    description="Snapshot of what reviewers decided on appeal and in audits: one label a post, with the events that gave it. Open, "
+    "disputed, withdrawn and expired cases are not among them.",
+    retry_policy=RETRY,
 )
 def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.appeals.stages import outcomes_digest, read_outcomes, write_outcomes
@@ -33,18 +34,20 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
     policy = load_policy()
     with refusals():
         key = load_hmac_key(workspace.root)
-        found = read_outcomes(workspace.load_source(), policy, key)
+        with workspace.open_appeals(policy) as store:
+            found = read_outcomes(workspace.load_source(), store)
 
     def describe(artifact: Artifact) -> dict[str, Any]:
         outcomes, quarantine = artifact.file("outcomes.parquet"), artifact.file("quarantine.parquet")
         return {
             "dagster/row_count": pq.read_metadata(outcomes).num_rows,
             "outcomes": shown.counts(shown.count_column(outcomes, "outcome"), "outcome"),
+            "cases": shown.counts(shown.count_column(outcomes, "case_kind"), "kind"),
             "quarantined": pq.read_metadata(quarantine).num_rows,
             "quarantine_preview": shown.preview(quarantine, ["post_id", "reason", "detail"]),
             "largest_event_id": int(artifact.manifest["counts"]["largest_event_id"]),
             "preview": shown.preview(
-                outcomes, ["appeal_id", "post_id", "outcome", "verdict", "category", "decided_at"]
+                outcomes, ["case_id", "case_kind", "post_id", "outcome", "verdict", "category", "decided_at"]
             ),
         }
 
@@ -116,7 +119,7 @@ def golden_set(
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
-    code_version="3",
+    code_version="4",
     description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "
     "A duplicate group never crosses a split, what touches a golden post is in test, appeals correct labels, and only train is "
     "balanced by quotas and acts on label issues.",
@@ -164,6 +167,7 @@ def sharegpt_splits(
             "corrected_on_appeal": counts["corrected_on_appeal"],
             "brought_back_on_appeal": counts["brought_back_on_appeal"],
             "appeals_without_post": counts["appeals_without_post"],
+            "appeals_on_edited_posts": counts["appeals_on_edited_posts"],
             "categories": shown.table(
                 ["category", *labels], [[c, *(labels[name][c] for name in labels)] for c in policy.category_names]
             ),

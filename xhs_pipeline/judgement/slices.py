@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xhs_pipeline.appeals.outcomes import APPEAL
+from xhs_pipeline.appeals.states import APPEAL
 from xhs_pipeline.judgement import classes
 from xhs_pipeline.judgement.figures import Figure, resampled
 from xhs_pipeline.judgement.frame import (

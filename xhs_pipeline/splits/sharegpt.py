@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates
+from xhs_pipeline.appeals.evidence import as_judged, match_texts
+from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance
 from xhs_pipeline.artifacts import Built, write_json
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, write_table
@@ -29,7 +30,7 @@ from xhs_pipeline.splits.suspects import left_out, suspects
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 # elided: characters left out of the middle of a long body or text in images; images_left_out: images past the profile's
 # max_images; label_weight: what the post counts in the loss, below 1 where its label is suspected (train only). golden: the post is
-# in the golden set, and all but its label stands here as it was frozen (test only).
+# in the golden set, and all but its label stands here as it was frozen (test only). label_provenance: see there.
 _OF_THE_POST = (
     "images", "post_id", "group_id", "founders", "week", "title", "body", "verdict", "category", "severity", "rationale",
     "label_source", "author_hash", "ocr_text", "qr_codes",
@@ -42,6 +43,7 @@ SHAREGPT = pa.schema(
         pa.field("images_left_out", pa.int32()),
         pa.field("label_weight", pa.float32()),
         pa.field("golden", pa.bool_()),
+        pa.field("label_provenance", pa.string()),
         UNIQUE_POSTS.field("schema_version"),
     ]
 )
@@ -60,8 +62,8 @@ def write_splits(
     """Write train / validation / calibration / test.parquet, quarantine.parquet and dataset_info.json into `work`, from the
     folder of unique_posts.
 
-    The verdict, category and severity of an appeal's outcome replace the post's own label, with label_source "appeal". Of a
-    set of duplicates that was set aside for its contradicting labels, the post that the latest appeal decided comes back.
+    The verdict, category and severity that reviewers decided on appeal or audit replace the post's own label, with label_source
+    "appeal" or "audit", unless the post's text is another one now than when it was judged. Of a set of duplicates that was set aside for its contradicting labels, the post that the latest appeal decided comes back.
     Posts with a suspected label (LABEL_ISSUES in `issues_file`) stay in train, are left out of it and listed in
     quarantine.parquet, or get a smaller label_weight there, as the profile's label_issues says.
     The posts of golden.parquet (`golden_file`; None: there is no golden set) stand in test with the content that was frozen,
@@ -74,10 +76,11 @@ def write_splits(
     kept_for = {
         row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"] not in (None, row["post_id"])
     }
-    decided = pq.read_table(outcomes_file)
+    files = [*sorted((unique / "posts").glob("*.parquet")), *sorted((unique / "set_aside").glob("*.parquet"))]
+    everything = pq.read_table(outcomes_file)
+    decided = as_judged(everything, match_texts(files, everything["post_id"]))
     set_of = _conflict_sets(unique / "label_conflicts.parquet")
     back = _brought_back(set_of, decided)
-    files = [*sorted((unique / "posts").glob("*.parquet")), *sorted((unique / "set_aside").glob("*.parquet"))]
     if profile.ocr:
         _require_ocr(files)
     frozen, golden = [golden_file] if golden_file else [], read_golden(golden_file, files, kept_for | set_of)
@@ -134,6 +137,7 @@ def write_splits(
         "decided_on_appeal": applied.named,
         "corrected_on_appeal": applied.changed,
         "appeals_without_post": applied.missing,
+        "appeals_on_edited_posts": everything.num_rows - decided.num_rows,
         "brought_back_on_appeal": len(set(back.values()) - set(golden.stands_for)),
     }
     return Built(counts, check_splits(work, counts, golden, policy))
@@ -230,6 +234,7 @@ def _conversations(
     profile: Profile,
 ) -> pa.RecordBatch:
     rows = []
+    decided = {row["post_id"]: row for row in outcomes.to_pylist()}
     for post in apply_outcomes(pa.Table.from_batches([batch]), outcomes).posts.to_pylist():
         if is_golden := post["post_id"] in golden.posts:
             post |= golden.posts[post["post_id"]] | {"severity": policy.severity(post["category"])}
@@ -250,6 +255,7 @@ def _conversations(
                 "images_left_out": len(post["images"]) - len(images),
                 "label_weight": weights.get(post["post_id"], 1.0),
                 "golden": is_golden,
+                "label_provenance": label_provenance(post["label_source"], decided.get(post["post_id"])),
             }
         )
     return pa.RecordBatch.from_pylist(rows, schema=SHAREGPT)

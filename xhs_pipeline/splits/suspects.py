@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from xhs_pipeline.appeals.outcomes import APPEAL
+from xhs_pipeline.appeals.outcomes import DECIDED_SOURCES
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE
 
@@ -13,7 +13,7 @@ from xhs_pipeline.posts.schema import QUARANTINE
 def suspects(issues: pa.Table, posts: Iterable[Mapping[str, Any]], policy: Policy) -> dict[str, dict[str, Any]]:
     """The rows of label_issues, by post_id, that hold against `posts` (post_id, verdict, category, label_source).
 
-    An issue is with one label, so it falls when an appeal decided the post or the label is another by now. The learner that
+    An issue is with one label, so it falls when reviewers decided the post or the label is another by now. The learner that
     suspects reads no images: it may not outvote a violation that a picture may show, so of a post with images only the
     harmless label is acted on. All others are for people to look at.
     """
@@ -21,7 +21,7 @@ def suspects(issues: pa.Table, posts: Iterable[Mapping[str, Any]], policy: Polic
     found = {}
     for post in posts:
         issue = by_post.get(post["post_id"])
-        if issue is None or post["label_source"] == APPEAL:
+        if issue is None or post["label_source"] in DECIDED_SOURCES:
             continue
         same = (issue["verdict"], issue["category"]) == (post["verdict"], post["category"])
         if same and (issue["image_count"] == 0 or post["category"] == policy.normal_category):

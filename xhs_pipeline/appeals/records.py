@@ -1,0 +1,103 @@
+"""What goes into the appeals store and comes out of it, as plain values. Knows neither the database nor the rules."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from xhs_pipeline.appeals.states import CaseState
+
+TEXT_GROUP, IMAGES_GROUP, POST_GROUP = (
+    "text:",
+    "images:",
+    "post:",
+)  # what a group id is a hash of; the last is the post's own id
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A post as it was judged: de-identified title and body, the JPEG bytes the model saw, what was read in those.
+
+    author: the author's id where it is known; only its keyed hash is stored.
+    """
+
+    post_id: str
+    title: str
+    body: str
+    images: tuple[bytes, ...] = ()
+    ocr_text: str | None = None
+    qr_codes: int | None = None
+    author: str | None = None
+
+    @property
+    def group_id(self) -> str:
+        """Equal for posts that say the same: the hash of their matching form, or of their images where there is no text."""
+        from xhs_pipeline.curation.text import matching_form
+
+        text = matching_form(self.title, self.body)
+        if text:
+            return text_group(text)
+        return IMAGES_GROUP + _digest([hashlib.sha256(image).hexdigest() for image in self.images])[:32]
+
+    def identity(self, author_hash: str | None) -> str:
+        """The snapshot's content address: SHA-256 in hex over everything that is stored of it."""
+        images = [hashlib.sha256(image).hexdigest() for image in self.images]
+        return _digest([self.post_id, self.title, self.body, self.ocr_text, self.qr_codes, author_hash, images])
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was first decided of a post, by a model or by a person (`decided_by`, of whom only a keyed hash is stored).
+
+    Probabilities are by verdict id and by category name. source: who asked, e.g. "serve".
+    """
+
+    model_version: str
+    policy_version: str
+    verdict: str
+    category: str
+    verdict_probs: Mapping[str, float] = field(default_factory=dict)
+    category_probs: Mapping[str, float] = field(default_factory=dict)
+    source: str = "serve"
+    decided_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Filed:
+    """An appeal that was taken. flag: None, or why it waits for a reviewer's triage before votes count."""
+
+    case_id: str
+    event_id: int
+    state: str
+    flag: str | None
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """A case as a reviewer needs it. snapshot and decision are None for cases of a file, which brings neither.
+
+    `cursor` is what `queue(after=...)` goes on from. `events` are rows of the table, notes included, the oldest first.
+    """
+
+    case_id: str
+    kind: str
+    state: CaseState
+    snapshot: Snapshot | None
+    decision: Decision | None
+    decided_at: datetime | None
+    events: tuple[Mapping[str, Any], ...]
+
+    @property
+    def cursor(self) -> int:
+        return int(self.events[0]["event_id"])
+
+
+def text_group(match_text: str) -> str:
+    """The group of a post with this matching form (see `curation.text.matching_form`)."""
+    return TEXT_GROUP + _digest(match_text)[:32]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
