@@ -78,6 +78,15 @@ def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> 
     if not decision.run:
         context.update_cursor(str(decision.cursor))
         return dg.SkipReason(decision.reason)
+    same = {"dagster/run_key": str(decision.run_key), "dagster/sensor_name": "appeal_sensor"}
+    for run in context.instance.get_runs(
+        dg.RunsFilter(tags=same), limit=1
+    ):  # Dagster starts no second one, and says nothing
+        context.update_cursor(str(decision.cursor))
+        return dg.SkipReason(
+            f"{decision.reason}: run {run.run_id} with this evidence is {run.status.value}; "
+            "re-execute it once its cause is mended, or wait for new evidence"
+        )
     request = dg.RunRequest(run_key=decision.run_key, tags={"xhs/reason": decision.reason[:200]})
     return dg.SensorResult(run_requests=[request], cursor=str(decision.cursor))
 

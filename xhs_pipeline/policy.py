@@ -203,13 +203,13 @@ def _load_policy(path: Path, edited: int) -> Policy:
         )
     wrong = [f"{k}={v!r}" for k, v in gates.items() if isinstance(v, bool) or not isinstance(v, int | float) or v < 0]
     _require(not wrong, path, f"gates: {', '.join(wrong)}; expected numbers from 0")
-    appeals = raw["appeals"] if isinstance(raw["appeals"], dict) else {}
-    for name in APPEALS:
-        part, _, last = name.rpartition(".")
-        within = appeals.get(part, {}) if part else appeals
+    limits = raw["appeals"] if isinstance(raw["appeals"], dict) else {}
+    for setting in APPEALS:
+        part, _, last = setting.rpartition(".")
+        within = limits.get(part, {}) if part else limits
         value = within.get(last) if isinstance(within, dict) else None
         good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        _require(good, path, f"appeals.{name} is {value!r}, expected a number from 0")
+        _require(good, path, f"appeals.{setting} is {value!r}, expected a number from 0")
     for name in ("full", "short"):
         for placeholder in ("{title}", "{body}"):
             _require(placeholder in raw["prompt"][name], path, f"prompt.{name} lacks {placeholder}")

@@ -1,6 +1,7 @@
 """Fixtures that several test files share. What is built here is built once a session, and never changed by a test."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,28 @@ import pytest
 # Before torch loads: on a busy machine more threads than free cores make these small models many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from xhs_pipeline_tests.databases import Postgres, start_postgres
 from xhs_pipeline_tests.small import PROFILE, make_splits, model_folder
 
 
 def _silent(line: str) -> None:
     pass
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; skips where none is installed."""
+    server = start_postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty appeals database: every test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'appeals.sqlite3'}"
+    return str(request.getfixturevalue("postgres").url())
 
 
 @pytest.fixture(scope="session")

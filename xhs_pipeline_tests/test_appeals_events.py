@@ -17,11 +17,13 @@ KEY = b"a key of at least sixteen bytes"
 
 
 def event(event_id: int, kind: str = "filed", appeal: str = "a-1", post: str = "p-1", **changes: Any) -> dict[str, Any]:
-    """One event as its writer would put it down; a filed one appeals against removal for fraud."""
+    """One event as its writer would put it down; a filed one appeals against removal for leading people off the site."""
     raw: dict[str, Any] = {"event_id": event_id, "appeal_id": appeal, "post_id": post, "event": kind}
     raw |= {"at": "2026-02-20T10:00:00+08:00", "actor": f"person-{event_id}", "note": "私人备注"}
     if kind == "filed":
-        raw |= {"verdict": "remove", "category": "诈骗"}
+        raw |= {"verdict": "remove", "category": "私域引流"}
+    if kind == "sampled":
+        raw |= {"verdict": "pass", "category": "正常", "actor": None}
     return {**raw, **changes}
 
 
@@ -42,7 +44,7 @@ def test_events_come_out_in_the_order_of_their_ids_with_times_in_utc():
     assert log.events["event_id"].to_pylist() == [1, 2]
     # a time without an offset is Shanghai's
     assert log.events["at"].to_pylist()[1] == datetime(2026, 2, 21, 1, 0, tzinfo=UTC)
-    assert log.events["line"].to_pylist() == [2, 1]
+    assert log.events["origin_id"].to_pylist() == ["1", "2"]
     assert log.quarantine.num_rows == 0 and not log.torn_tail
 
 
@@ -51,6 +53,20 @@ def test_actors_leave_only_as_keyed_hashes_and_notes_not_at_all():
     assert log.events["actor_hash"].to_pylist() == [keyed_hash(KEY, "wang_xiaoming")]
     assert "wang_xiaoming" not in str(log.events.to_pylist())
     assert "私人备注" not in str(log.events.to_pylist())
+
+
+def test_who_decided_first_is_hashed_too_and_only_an_opening_event_says_so():
+    log = parse(lines(event(1, decided_by="judge-1", decision_id="d-1"), event(2, "upheld", decided_by="judge-1")))
+    assert log.events["decided_by_hash"].to_pylist() == [keyed_hash(KEY, "judge-1"), None]
+    assert log.events["decision_id"].to_pylist() == ["d-1", None]
+
+
+def test_a_case_that_was_sampled_is_an_audit_and_the_role_follows_from_what_was_done():
+    log = parse(
+        lines(event(1, "sampled"), event(2, "voted"), event(3, appeal="a-2"), event(4, "expired", appeal="a-2"))
+    )
+    assert log.events["case_kind"].to_pylist() == ["audit", "audit", "appeal", "appeal"]
+    assert log.events["actor_role"].to_pylist() == ["system", "reviewer", "author", "system"]
 
 
 def test_verdicts_are_taken_as_ids_or_labels_and_unknown_ones_are_kept_for_judging_later():

@@ -1,11 +1,21 @@
 """Which appeals become labels, and what those labels do to posts."""
 
+import json
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from xhs_pipeline.appeals.outcomes import OUTCOMES, Derived, apply_outcomes, derive_outcomes, effective_digest
+from xhs_pipeline.appeals.evidence import as_judged
+from xhs_pipeline.appeals.outcomes import (
+    OUTCOMES,
+    Derived,
+    apply_outcomes,
+    derive_outcomes,
+    effective_digest,
+    label_provenance,
+)
+from xhs_pipeline.appeals.records import text_group
 from xhs_pipeline.posts.schema import UNIQUE_POSTS
 from xhs_pipeline_tests.test_appeals_events import POLICY, event, lines, parse
 
@@ -52,11 +62,11 @@ def test_an_upheld_decision_stands_an_overturned_one_makes_the_post_harmless_a_m
         event(6, "modified", appeal="a-3", post="p-3", verdict="需要修改", category="虚假宣传"),
     )
     assert labels(got) == {
-        "p-1": ("upheld", "remove", "诈骗"),
+        "p-1": ("upheld", "remove", "私域引流"),
         "p-2": ("overturned", "pass", "正常"),
         "p-3": ("modified", "needs_edit", "虚假宣传"),
     }
-    assert got.outcomes["severity"].to_pylist() == [3, 0, 1]
+    assert got.outcomes["severity"].to_pylist() == [1, 0, 1]
     assert got.outcomes["event_id"].to_pylist() == [2, 4, 6]
     assert got.outcomes.schema.equals(OUTCOMES)
 
@@ -73,15 +83,53 @@ def test_a_withdrawn_or_expired_appeal_never_becomes_a_label(closing: str, order
     assert got.outcomes.num_rows == 0
 
 
-def test_the_latest_adjudication_of_an_appeal_counts_whatever_order_the_lines_are_in():
-    got = derive(event(9, "overturned"), event(1), event(4, "upheld"))
+def test_a_reviewers_own_correction_counts_whatever_order_the_lines_are_in():
+    got = derive(event(9, "overturned", actor="judge"), event(1), event(4, "upheld", actor="judge"))
     assert labels(got)["p-1"] == ("overturned", "pass", "正常")
+    assert got.outcomes["event_ids"].to_pylist() == [[1, 4, 9]]
+
+
+def test_reviewers_who_decide_one_appeal_differently_give_no_label():
+    got = derive(event(1), event(4, "upheld"), event(9, "overturned"))
+    assert got.outcomes.num_rows == 0
+    assert reasons(got) == ["reviewers_disagree"]
 
 
 def test_of_two_appeals_about_one_post_the_latest_adjudication_wins_and_the_other_is_counted():
     got = derive(event(1), event(2, appeal="a-2"), event(3, "overturned", appeal="a-2"), event(4, "upheld"))
-    assert labels(got) == {"p-1": ("upheld", "remove", "诈骗")}
+    assert labels(got) == {"p-1": ("upheld", "remove", "私域引流")}
     assert reasons(got) == ["superseded"]
+
+
+def test_two_appeals_against_one_decision_that_end_differently_are_a_disagreement():
+    one, two = {"decision_id": "d-1"}, {"decision_id": "d-1", "appeal": "a-2"}
+    ended = [event(3, "overturned", appeal="a-2"), event(4, "upheld")]
+    got = derive(event(1, **one), event(2, **two), *ended)
+    assert got.outcomes.num_rows == 0
+    assert reasons(got) == ["reviewers_disagree", "reviewers_disagree"]
+    agreed = derive(event(1, **one), event(2, **two), event(3, "upheld", appeal="a-2"), event(4, "upheld"))
+    assert labels(agreed)["p-1"] == ("upheld", "remove", "私域引流")
+
+
+def test_of_one_persons_appeals_against_one_decision_the_first_counts():
+    got = derive(
+        event(1, actor="wang", decision_id="d-1"),
+        event(2, appeal="a-2", actor="wang", decision_id="d-1"),
+        event(3, "overturned", appeal="a-2"),
+    )
+    assert got.outcomes.num_rows == 0
+    assert reasons(got) == ["duplicate_appeal"]
+
+
+def test_an_audit_case_gives_a_label_of_its_own_kind_and_cannot_overturn_a_pass():
+    got = derive(
+        event(1, "sampled", appeal="s-1"), event(2, "modified", appeal="s-1", verdict="remove", category="诈骗"),
+        event(3, "sampled", appeal="s-2", post="p-2"), event(4, "upheld", appeal="s-2", post="p-2"),
+        event(5, "sampled", appeal="s-3", post="p-3"), event(6, "overturned", appeal="s-3", post="p-3"),
+    )  # fmt: skip
+    assert labels(got) == {"p-1": ("modified", "remove", "诈骗"), "p-2": ("upheld", "pass", "正常")}
+    assert got.outcomes["case_kind"].to_pylist() == ["audit", "audit"]
+    assert reasons(got) == ["nothing_to_overturn"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +143,19 @@ def test_of_two_appeals_about_one_post_the_latest_adjudication_wins_and_the_othe
         ([event(1), event(2, "modified", verdict="remove", category="正常")], "label_not_allowed"),
         ([event(1), event(2, "modified", verdict="remove", category="外星人")], "label_not_allowed"),
         ([event(1, verdict="外星结论"), event(2, "upheld")], "label_not_allowed"),
+        ([event(1), event(2, "upheld", actor=None)], "reviewer_unknown"),
+        ([event(1), event(2, "upheld", actor="person-1")], "own_appeal"),
+        ([event(1, decided_by="judge"), event(2, "overturned", actor="judge")], "own_decision"),
+        ([event(1, category="诈骗"), event(2, "overturned")], "second_reviewer_missing"),
+        (
+            [event(1, category="诈骗"), event(2, "overturned", actor="j"), event(3, "overturned", actor="j")],
+            "second_reviewer_missing",
+        ),
+        (
+            [event(1, category="诈骗"), event(2, "modified", category="虚假宣传", verdict="remove")],
+            "second_reviewer_missing",
+        ),
+        ([event(1, category=None), event(2, "overturned")], "second_reviewer_missing"),
     ],
 )
 def test_an_adjudication_that_cannot_be_a_label_is_counted_with_its_reason(events: list, reason: str):
@@ -115,14 +176,24 @@ def test_a_refused_adjudication_shows_labels_of_the_policy_and_of_others_only_th
         event(6, "overturned", appeal=phone + "0", post="p-2"),
     )
     refused, superseded = got.quarantine["detail"].to_pylist()
-    assert "line 2, event 2: " in refused and "'remove' with an unknown value of 12 characters" in refused
-    assert "one of 正常" in refused and "event 4 gives way to event 6" in superseded
+    assert refused.startswith("event 2") and "'remove' with an unknown value of 12 characters" in refused
+    assert "one of 正常" in refused and superseded.startswith("event 4") and "gives way to event 6" in superseded
     assert phone not in refused + superseded
 
 
-def test_an_unusable_latest_adjudication_is_not_replaced_by_an_earlier_one():
-    got = derive(event(1), event(2, "overturned"), event(3, "modified", verdict="remove", category="正常"))
-    assert got.outcomes.num_rows == 0
+@pytest.mark.parametrize("second", ["person-2", "person-3"])
+def test_an_unusable_latest_adjudication_is_not_replaced_by_an_earlier_one(second: str):
+    unusable = event(3, "modified", verdict="remove", category="正常", actor=second)
+    assert derive(event(1), event(2, "overturned"), unusable).outcomes.num_rows == 0
+
+
+@pytest.mark.parametrize("first", ["voted", "overturned"])
+def test_taking_severity_3_back_takes_two_reviewers_who_agree(first: str):
+    one = event(2, first, verdict="pass", category="正常")
+    got = derive(event(1, category="诈骗"), one, event(3, "overturned"))
+    assert labels(got) == {"p-1": ("overturned", "pass", "正常")}
+    assert len(set(got.outcomes["reviewer_hashes"].to_pylist()[0])) == 2
+    assert got.outcomes["event_ids"].to_pylist() == [[1, 2, 3]]
 
 
 def test_no_events_give_empty_tables():
@@ -146,8 +217,9 @@ def test_the_digest_is_the_same_after_a_replay_and_changes_with_every_label():
 
 def test_a_corrected_post_carries_the_decided_label_and_loses_the_rationale_that_fell():
     outcomes = derive(
-        event(1), event(2, "overturned"), event(3, appeal="b", post="p-2"), event(4, "upheld", appeal="b", post="p-2")
-    ).outcomes
+        event(1), event(2, "overturned"),
+        event(3, appeal="b", post="p-2", category="诈骗"), event(4, "upheld", appeal="b", post="p-2"),
+    ).outcomes  # fmt: skip
     table = posts(**{"p-1": ("remove", "诈骗"), "p-2": ("remove", "诈骗"), "p-3": ("pass", "正常")})
     got = apply_outcomes(table, outcomes)
     rows = {row["post_id"]: row for row in got.posts.to_pylist()}
@@ -165,3 +237,34 @@ def test_outcomes_about_posts_that_are_not_here_are_counted():
     got = apply_outcomes(posts(**{"p-9": ("remove", "诈骗")}), outcomes)
     assert (got.named, got.changed, got.missing) == (0, 0, 1)
     assert got.posts["verdict"].to_pylist() == ["remove"]
+
+
+def judged(post_id: str, group: str | None) -> dict[str, Any]:
+    row = derive(event(1, post=post_id), event(2, "overturned", post=post_id)).outcomes.to_pylist()[0]
+    return row | {"group_id": group}
+
+
+def test_a_post_that_was_edited_since_keeps_the_label_that_it_came_with():
+    rows = [
+        judged("same", text_group("原文")), judged("edited", text_group("原文")), judged("emptied", text_group("原文")),
+        judged("pictures", "images:00"), judged("captioned", "images:00"), judged("of a file", "post:of a file"),
+        judged("unknown", None), judged("not there", text_group("原文")),
+    ]  # fmt: skip
+    texts = {
+        "same": "原文",
+        "edited": "改过",
+        "emptied": "",
+        "pictures": "",
+        "captioned": "新字",
+        "of a file": "任何",
+        "unknown": "x",
+    }
+    kept = as_judged(pa.Table.from_pylist(rows, schema=OUTCOMES), texts)["post_id"].to_pylist()
+    assert kept == ["same", "pictures", "of a file", "unknown", "not there"]
+
+
+def test_a_label_says_which_events_gave_it_and_when_and_one_that_came_with_the_post_has_none():
+    outcome = derive(event(1), event(2, "overturned")).outcomes.to_pylist()[0]
+    decided = json.loads(label_provenance("appeal", outcome))
+    assert decided == {"source": "appeal", "event_ids": [1, 2], "decided_at": "2026-02-20T02:00:00+00:00"}
+    assert json.loads(label_provenance("平台", None)) == {"source": "平台", "event_ids": [], "decided_at": None}

@@ -15,6 +15,8 @@ import PIL
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
+from xhs_pipeline.appeals.outcomes import derive_outcomes
+from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.sources import load_source, read_week
 
@@ -273,15 +275,25 @@ def test_appeals_are_events_in_order_about_posts_of_the_sample(
     for event in events:
         histories[event["appeal_id"]].append(event)
         assert event["post_id"] in posts and POLICY.allows(event["verdict"], event["category"])
-    assert len(histories) == 60
-    for history in histories.values():
-        filed, *rest = history
-        post = posts[filed["post_id"]]
-        assert filed["event"] == "filed" and (filed["verdict"], filed["category"]) == (
-            post["verdict"],
-            post["category"],
-        )
-        assert all(event["event"] != "filed" for event in rest)
+    assert len(histories) == 60 + 30
+    for case, history in histories.items():
+        opening, *rest = history
+        post = posts[opening["post_id"]]
+        assert opening["event"] == ("filed" if case.startswith("a") else "sampled")
+        assert (opening["verdict"], opening["category"]) == (post["verdict"], post["category"])
+        assert (opening["verdict"] == "pass") == case.startswith("s")
+        assert all(event["event"] not in ("filed", "sampled") for event in rest)
     last = Counter(history[-1]["event"] for history in histories.values())
-    assert set(last) == {"filed", "upheld", "overturned", "modified", "withdrawn", "expired"}
-    assert last["upheld"] + last["overturned"] + last["modified"] >= math.ceil(0.6 * 60)
+    assert set(last) == {"filed", "sampled", "upheld", "overturned", "modified", "withdrawn", "expired"}
+
+
+def test_the_samples_cases_hold_enough_evidence_to_retrain_on_and_show_the_rules(tmp_path: Path) -> None:
+    with AppealStore.open(f"sqlite:///{tmp_path / 'appeals.sqlite3'}", POLICY, b"0123456789abcdef") as store:
+        counts = store.import_jsonl(SAMPLE / "appeals.jsonl")
+        found = derive_outcomes(store.events(), POLICY)
+    assert counts.known == counts.refused.num_rows == 0
+    labels = Counter(found.outcomes["case_kind"].to_pylist())
+    assert labels["appeal"] >= math.ceil(0.6 * 60) > POLICY.appeals["min_adjudicated"]
+    assert labels["audit"] >= POLICY.appeals["min_audit"]
+    assert Counter(found.quarantine["reason"].to_pylist()) == {"reviewers_disagree": 4}
+    assert max(map(len, found.outcomes["reviewer_hashes"].to_pylist())) == 2

@@ -15,6 +15,7 @@ from PIL import Image
 
 from xhs_pipeline.appeals.events import parse_events
 from xhs_pipeline.appeals.outcomes import OUTCOMES, derive_outcomes
+from xhs_pipeline.appeals.records import text_group
 from xhs_pipeline.artifacts import ArtifactStore, Built, RejectedArtifact, read_json
 from xhs_pipeline.curation.labels import LABEL_ISSUES
 from xhs_pipeline.curation.text import ELISION
@@ -408,7 +409,7 @@ def test_labels_decided_on_appeal_replace_the_posts_own(tmp_path: Path) -> None:
     events = [
         event(1, post="p-1"), event(2, "overturned", post="p-1"),
         event(3, appeal="a-2", post="p-2"), event(4, "modified", appeal="a-2", post="p-2", verdict="needs_edit", category="虚假宣传"),
-        event(5, appeal="a-3", post="p-3"), event(6, "upheld", appeal="a-3", post="p-3"),
+        event(5, appeal="a-3", post="p-3", category="诈骗"), event(6, "upheld", appeal="a-3", post="p-3"),
         event(7, appeal="a-4", post="p-elsewhere"), event(8, "overturned", appeal="a-4", post="p-elsewhere"),
     ]  # fmt: skip
     _, built, splits = write(tmp_path, sample(), *events)
@@ -422,6 +423,37 @@ def test_labels_decided_on_appeal_replace_the_posts_own(tmp_path: Path) -> None:
     assert "分析：理由3" in rows["p-3"]["messages"][-1]["content"]
     counts = built.counts
     assert (counts["decided_on_appeal"], counts["corrected_on_appeal"], counts["appeals_without_post"]) == (3, 2, 1)
+    provenance = {p: json.loads(rows[p]["label_provenance"]) for p in ("p-1", "p-4")}
+    assert provenance == {
+        "p-1": {"source": "appeal", "event_ids": [1, 2], "decided_at": "2026-02-20T02:00:00+00:00"},
+        "p-4": {"source": "source", "event_ids": [], "decided_at": None},
+    }
+
+
+def test_a_label_from_an_audit_says_so_and_counts_as_one_on_appeal_does(tmp_path: Path) -> None:
+    events = [event(1, "sampled", post="p-5"), event(2, "modified", post="p-5", verdict="remove", category="诈骗")]
+    row = rows_of(write(tmp_path, sample(), *events)[2])["p-5"]
+    assert (row["verdict"], row["category"], row["label_source"]) == ("remove", "诈骗", "audit")
+    assert json.loads(row["label_provenance"])["event_ids"] == [1, 2]
+
+
+def test_a_post_that_was_edited_after_it_was_judged_keeps_its_own_label(tmp_path: Path) -> None:
+    posts = sample()
+    outcomes = outcomes_file(tmp_path, event(1, post="p-1"), event(2, "overturned", post="p-1"))
+    for name, judged in (("edited", "别的话"), ("as it was", posts[1]["match_text"])):
+        table = pq.read_table(outcomes).to_pylist()
+        pq.write_table(pa.Table.from_pylist([table[0] | {"group_id": text_group(judged)}], OUTCOMES), outcomes)
+        folder = tmp_path / name
+        (folder / "work").mkdir(parents=True)
+        built = write_splits(
+            posts_folder(folder, posts), outcomes, issues_file(tmp_path, []), POLICY, PROFILE, folder / "work"
+        )
+        rows = rows_of({split: pq.read_table(folder / "work" / f"{split}.parquet").to_pylist() for split in SPLITS})
+        edited = name == "edited"
+        assert (rows["p-1"]["verdict"], rows["p-1"]["label_source"]) == (
+            ("remove", "source") if edited else ("pass", "appeal")
+        )
+        assert (built.counts["appeals_on_edited_posts"], built.counts["decided_on_appeal"]) == (edited, not edited)
 
 
 def test_a_withdrawn_appeal_never_reaches_the_training_split(tmp_path: Path) -> None:
@@ -661,7 +693,7 @@ def test_an_appeal_on_a_removed_duplicate_corrects_the_post_that_was_kept_for_it
     folder = posts_folder(tmp_path, [kept, *others], removed={"gone": kept["post_id"], "in-conflict": None})
     appeals = outcomes_file(
         tmp_path,
-        event(1, "filed", post_id="gone", verdict="remove", category="诈骗"),
+        event(1, "filed", post_id="gone", verdict="remove", category="私域引流"),
         event(2, "overturned", post_id="gone"),
     )
     work = tmp_path / "work"
@@ -694,7 +726,7 @@ def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_las
     write_unique_folder(folder, [post(n) for n in range(40)], gone, aside)
     appeals = outcomes_file(
         tmp_path,
-        event(1, "filed", appeal="a-1", post="p-52", verdict="remove", category="诈骗"),
+        event(1, "filed", appeal="a-1", post="p-52", verdict="remove", category="私域引流"),
         event(2, "filed", appeal="a-2", post="p-51", verdict="remove", category="诈骗"),
         event(3, "upheld", appeal="a-2", post="p-51"),
         event(4, "overturned", appeal="a-1", post="p-52"),

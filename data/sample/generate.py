@@ -29,9 +29,14 @@ SHARES = {
     "虚假宣传": 200, "私域引流": 200, "医疗违规": 150, "诱导互动": 100, "歧视": 25, "违法违规": 25, "政治安全": 25,
     "暴恐": 25, "色情低俗": 25, "赌博": 25, "诈骗": 25, "辱骂引战": 25, "正常": 350,
 }  # fmt: skip
-# What follows a filed appeal, twenty at a time; the empty one is still open, the double one was decided twice.
+# What follows a filed appeal, twenty at a time; the empty one is still open, of the double one two reviewers disagree. Before a post
+# of a category in TWO_REVIEWERS is let pass, another reviewer votes for it.
 OUTCOMES: list[list[str]] = [["upheld"]] * 7 + [["overturned"]] * 5 + [["modified"]] * 4
 OUTCOMES += [["withdrawn"], ["expired"], [], ["overturned", "upheld"]]
+TWO_REVIEWERS = {"违法违规", "政治安全", "暴恐", "赌博", "诈骗"}
+# What follows when a post that passed is drawn for an audit, twenty at a time. There are half as many audits as appeals.
+AUDITS: list[list[str]] = [["upheld"]] * 17 + [["modified"], [], ["upheld", "modified"]]
+JUDGES = [f"demo_judge_{n:02d}" for n in range(1, 7)]
 # Bits of 64 by which the perceptual hashes of two pictures differ at least, so that none is a duplicate by chance.
 PICTURE_DISTANCE = 7
 SOURCE_YAML = """\
@@ -52,10 +57,23 @@ nothing in it is a claim about anyone. Some posts imitate what moderators remove
 | `source.yaml` | tells the pipeline how to read the rest |
 | `posts-<week>.jsonl` | one post a line; {rows} |
 | `images/` | {images} small drawn pictures, among them broken ones and a decompression bomb |
-| `appeals.jsonl` | {appeals} appeals as events, one a line |
+| `appeals.jsonl` | {appeals} appeals and {audits} audits of posts that passed, as events, one a line |
 | `ground_truth.json` | what was planted and what should become of it, for tests |
 
 Some lines are broken on purpose (cut in half, not UTF-8): `ground_truth.json` lists them under `planted`.
+
+## Events of appeals and audits
+
+| field | what it holds |
+|---|---|
+| `event_id`, `appeal_id`, `post_id`, `at` | the event's number in the file, the case, the post, the time |
+| `event` | `filed` or `sampled` (an audit) opens a case; `triaged`, `voted`, `upheld`, `overturned`, `modified`, `withdrawn`, `expired` follow |
+| `verdict`, `category` | of an opening event: what was decided first; of the others: what the reviewer says |
+| `actor`, `decided_by` | who did it, and who decided first; stored as keyed hashes alone |
+| `decision_id`, `model_version`, `policy_version` | optional |
+
+A case that two reviewers answer differently is disputed and gives no label. Letting a post of severity 3 pass takes a `voted` by one
+reviewer and an `overturned` by another.
 
 ## Fake identifiers
 
@@ -115,6 +133,7 @@ def generate(out: Path, weeks: dict[str, int], appeals: int, seed: int, with_pla
     (out / "source.yaml").write_text(SOURCE_YAML, encoding="utf-8")
     rows = ", ".join(f"{len(posts[week])} in week {week}" for week in weeks)
     counted = README.replace("{rows}", rows).replace("{images}", str(len(drawn))).replace("{appeals}", str(appeals))
+    counted = counted.replace("{audits}", str(appeals // 2))
     (out / "README.md").write_text(counted, encoding="utf-8")
 
 
@@ -260,31 +279,51 @@ def write_week(path: Path, posts: list[Post]) -> dict[int, int]:
 
 
 def make_appeals(posts: list[Post], count: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Events of `count` appeals in order of time, with increasing ids."""
+    """Events of `count` appeals, and of audits of posts that passed, in order of time, with increasing ids."""
     punished = [p for p in posts if p.verdict in ("remove", "needs_edit") and not p.planted]
+    passed = [p for p in posts if p.verdict == "pass" and not p.planted]
     events: list[dict[str, Any]] = []
-    outcomes = [events_after for _ in range(count // len(OUTCOMES) + 1) for events_after in OUTCOMES][:count]
-    rng.shuffle(outcomes)
-    for i, post in enumerate(rng.sample(punished, min(count, len(punished))), start=1):
-        at = post.created_at or datetime.now(ZONE)
-        base = {"appeal_id": f"a-{i:04d}", "post_id": post.post_id}
-        at += timedelta(hours=rng.randint(5, 60), seconds=rng.randrange(3600))
-        filed = {"verdict": post.verdict, "category": post.category, "actor": post.author}
-        note = rng.choice(["我觉得判错了", "内容是我自己的经历", "没有留联系方式", "请再看一遍", "可以改，不要删", ""])
-        events.append(base | {"event": "filed", "at": at} | filed | {"note": note})
-        for event in outcomes[i - 1]:
-            at += timedelta(hours=rng.randint(4, 72), seconds=rng.randrange(3600))
-            verdict, category = post.verdict, post.category
-            if event == "overturned":
-                verdict, category = "pass", "正常"
-            elif event == "modified":
-                verdict = "needs_edit" if post.verdict == "remove" else "remove"
-            decided = {"verdict": verdict, "category": category, "actor": f"demo_judge_{rng.randint(1, 6):02d}"}
-            if event == "withdrawn":
-                decided = filed
-            events.append(base | {"event": event, "at": at} | decided | {"note": ""})
+    for letter, those, number, after in (("a", punished, count, OUTCOMES), ("s", passed, count // 2, AUDITS)):
+        outcomes = [following for _ in range(number // len(after) + 1) for following in after][:number]
+        rng.shuffle(outcomes)
+        chosen = rng.sample(those, min(number, len(those)))
+        severe = [i for i, post in enumerate(chosen) if post.category in TWO_REVIEWERS][:2]
+        overturned = [i for i, following in enumerate(outcomes) if following == ["overturned"]]
+        for i, j in zip(severe, overturned):  # chance may give none of the rare severe posts an outcome that takes two
+            outcomes[i], outcomes[j] = outcomes[j], outcomes[i]
+        for i, post in enumerate(chosen, start=1):
+            events += _history(f"{letter}-{i:04d}", post, outcomes[i - 1], rng)
     events.sort(key=lambda event: (event["at"], event["appeal_id"]))
     return [{"event_id": i} | event | {"at": event["at"].isoformat()} for i, event in enumerate(events, start=1)]
+
+
+def _history(case: str, post: Post, outcomes: list[str], rng: random.Random) -> list[dict[str, Any]]:
+    """One case: filed by the author, or sampled, and what reviewers did after that, each another one than who decided first."""
+    at = (post.created_at or datetime.now(ZONE)) + timedelta(hours=rng.randint(5, 60), seconds=rng.randrange(3600))
+    base = {"appeal_id": case, "post_id": post.post_id}
+    first = {"verdict": post.verdict, "category": post.category}
+    decided_by, *reviewers = rng.sample(JUDGES, 4)
+    filed = first | {"actor": post.author, "decided_by": decided_by}
+    note = rng.choice(["我觉得判错了", "内容是我自己的经历", "没有留联系方式", "请再看一遍", "可以改，不要删", ""])
+    opening = {"event": "filed", "at": at} | filed | {"note": note}
+    if post.verdict == "pass":
+        opening = {"event": "sampled", "at": at} | first | {"actor": None, "decided_by": decided_by, "note": ""}
+    events = [base | opening]
+    for event in outcomes:
+        at += timedelta(hours=rng.randint(4, 72), seconds=rng.randrange(3600))
+        said = {"overturned": {"verdict": "pass", "category": "正常"}, "modified": _changed(post)}.get(event, first)
+        actor = post.author if event == "withdrawn" else None if event == "expired" else reviewers.pop()
+        if event == "overturned" and post.category in TWO_REVIEWERS:
+            events.append(base | {"event": "voted", "at": at} | said | {"actor": reviewers.pop(), "note": ""})
+            at += timedelta(hours=rng.randint(1, 8))
+        events.append(base | {"event": event, "at": at} | said | {"actor": actor, "note": ""})
+    return events
+
+
+def _changed(post: Post) -> dict[str, str]:
+    if post.verdict == "pass":
+        return {"verdict": "needs_edit", "category": "诱导互动"}
+    return {"verdict": "needs_edit" if post.verdict == "remove" else "remove", "category": post.category}
 
 
 def ground_truth(

@@ -55,7 +55,8 @@ def evidence(outcomes: pa.Table, unique: Path) -> Evidence:
 def match_texts(files: list[Path], post_ids: pa.ChunkedArray) -> dict[str, str | None]:
     """The matching form of those of these posts that are in the files of unique_posts."""
     found: dict[str, str | None] = {}
+    named = pc.field("post_id").isin(pa.array(post_ids.to_pylist(), pa.string()))
     for file in files:
-        posts = pq.read_table(file, columns=["post_id", "match_text"], filters=pc.field("post_id").isin(post_ids))
+        posts = pq.read_table(file, columns=["post_id", "match_text"], filters=named)
         found |= dict(zip(posts["post_id"].to_pylist(), posts["match_text"].to_pylist(), strict=True))
     return found

@@ -119,7 +119,7 @@ def _no_label(case: CaseState, by_id: Mapping[int, Event], policy: Policy) -> di
     if case.state not in (None, *ADJUDICATED) and not case.open:
         return None
     if case.disputed:
-        detail = f"{len(case.votes)} reviewers disagree; it is trained on when they come to agree"
+        detail = f"{len(case.votes)} reviewers do not agree; it is trained on when they come to"
         return _refusal(by_id[case.votes[-1].event_id], "reviewers_disagree", detail)
     if case.claimed is None:
         return None
