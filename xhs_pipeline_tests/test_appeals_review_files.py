@@ -1,6 +1,7 @@
 """The review queue as files: what a reviewer gets, and what becomes of the answers, in a real store of either kind."""
 
 import base64
+import io
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from xhs_pipeline.appeals import label_studio, review_files
 from xhs_pipeline.appeals.outcomes import derive_outcomes
@@ -29,7 +31,9 @@ def store(database_url: str) -> Iterator[AppealStore]:
 def filed(store: AppealStore, n: int, category: str = "私域引流", **more: Any) -> str:
     """The id of a case about post n, which was removed."""
     decision = Decision("m-1", POLICY.version, "remove", category, {"remove": 0.9}, {category: 0.8}, **more)
-    decision_id = store.log_decision(Snapshot(f"p-{n}", TITLE, f"正文{n}\n第二行", (b"jpeg", b"other"), "图中字"), decision)
+    decision_id = store.log_decision(
+        Snapshot(f"p-{n}", TITLE, f"正文{n}\n第二行", (b"jpeg", b"other"), "图中字"), decision
+    )
     return store.file_appeal(decision_id, f"author-{n}", "请再看一遍").case_id
 
 
@@ -101,7 +105,14 @@ def test_cases_that_no_answer_can_be_given_to_are_left_out_and_counted(store: Ap
     for n in range(4):
         decision = Decision("m-1", POLICY.version, "remove", "诈骗")
         store.file_appeal(store.log_decision(Snapshot(f"q-{n}", "", f"第{n}篇"), decision), "one and the same")
-    line = {"event_id": 1, "event": "filed", "appeal_id": "x", "at": "2026-02-20T10:00:00Z", "post_id": "p", "actor": "w"}
+    line = {
+        "event_id": 1,
+        "event": "filed",
+        "appeal_id": "x",
+        "at": "2026-02-20T10:00:00Z",
+        "post_id": "p",
+        "actor": "w",
+    }
     (tmp_path / "appeals.jsonl").write_text(json.dumps(line) + "\n")
     store.import_jsonl(tmp_path / "appeals.jsonl")
     counted = {"waits for triage": 1, "the post is not in the store": 1}
@@ -158,7 +169,9 @@ def choice(name: str, *values: str) -> dict[str, Any]:
     return {"from_name": name, "to_name": "post", "type": "choices", "id": "r1", "value": {"choices": list(values)}}
 
 
-def annotation(verdict: str, category: str, by: Any = 7, number: int = 1, note: str = "", **more: Any) -> dict[str, Any]:
+def annotation(
+    verdict: str, category: str, by: Any = 7, number: int = 1, note: str = "", **more: Any
+) -> dict[str, Any]:
     """As Label Studio exports one; see the answers that the real program gave in test_a_real_export below."""
     result = [choice("verdict", verdict), choice("category", category)]
     if note:
@@ -238,7 +251,10 @@ BAD_ANNOTATIONS = [
     (annotation("通过", "正常") | {"result": []}, "no_answer"),
     (annotation("通过", "正常") | {"result": None}, "no_answer"),
     (annotation("通过", "正常") | {"result": ["x", {"from_name": "verdict", "value": None}]}, "no_answer"),
-    (annotation("通过", "正常") | {"result": [choice("verdict", "通过", "违规删除"), choice("category", "正常")]}, "no_answer"),
+    (
+        annotation("通过", "正常") | {"result": [choice("verdict", "通过", "违规删除"), choice("category", "正常")]},
+        "no_answer",
+    ),
     (annotation("通过", "正常") | {"result": [choice("verdict", "通过")]}, "no_answer"),
     (annotation("通过", "不存在"), "label_not_allowed"),
 ]
@@ -272,12 +288,16 @@ def test_a_task_shows_the_post_escaped_with_its_images_and_the_decision_of_an_ap
     label_studio.export_tasks(store, tmp_path / "tasks.json")
     appeal, audit = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
     page = ET.fromstring(appeal["data"]["html"])  # well-formed: nothing of the post is markup
-    assert page.findtext("h3") == TITLE and len(page.findall(".//img")) == 2
+    assert page.findtext("h3") == TITLE
+    shown = [base64.b64decode(image.partition("base64,")[2]) for image in appeal["data"]["images"]]
+    assert shown == [b"jpeg", b"other"]
     assert appeal["data"]["heading"] == "申诉；原结论：违规删除，私域引流（80%）"
     (prediction,) = appeal["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("m-1", 0.8)
     assert [region["value"]["choices"] for region in prediction["result"]] == [["违规删除"], ["私域引流"]]
     assert (audit["data"]["heading"], audit["data"]["decision"], audit["predictions"]) == ("抽检", None, [])
+    (strip,) = audit["data"]["images"]  # Label Studio shows nothing of a task whose list of images is empty
+    assert Image.open(io.BytesIO(base64.b64decode(strip.partition("base64,")[2]))).size == (400, 8)
 
 
 def test_the_labeling_interface_offers_what_the_policy_knows(store: AppealStore, tmp_path: Path) -> None:

@@ -1,23 +1,34 @@
 """The review queue in Label Studio's formats: tasks out, annotations back in, and the labeling interface for them.
 
 Formats: https://labelstud.io/guide/task_format and /guide/predictions. Label Studio is not needed here, nor reached: its project
-takes `labeling_config` as its interface and the tasks as an imported file, and its export as JSON (not JSON-MIN, which drops
-cancelled annotations' marks) comes back.
+takes `labeling_config` as its interface and the tasks as an imported file, and its export as JSON comes back.
 
-A task shows the post as one HyperText: a post has any number of images, none as well, and an Image tag wants one. Images are data
-URIs, since a folder of files would have to be served by Label Studio's own storage settings; it imports files of up to 250 MB.
+Text is one HyperText, images are an Image tag with a list. They are data URIs, since files would need storage of Label Studio's
+own; inside the HyperText it would not show those. Seen in Label Studio 1.23: a task whose list of images is empty stays blank.
 """
 
 import html
+import io
 import json
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from xhs_pipeline.appeals.records import CaseView, Decision
-from xhs_pipeline.appeals.review_files import Answer, Bad, Said, Skipped, answer, reviewable, shown, write_whole
+from xhs_pipeline.appeals.review_files import (
+    Answer,
+    Bad,
+    Said,
+    Skipped,
+    answer,
+    data_uri,
+    reviewable,
+    shown,
+    write_whole,
+)
 from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.policy import Policy
 
@@ -68,8 +79,8 @@ def task(view: CaseView, policy: Policy) -> dict[str, Any]:
     """
     case = shown(view)
     told = view.decision if case["decision"] else None
-    data = {name: value for name, value in case.items() if name != "images"}
-    data |= {"heading": _heading(case["case_kind"], told, policy), "html": _html(case)}
+    data = case | {"heading": _heading(case["case_kind"], told, policy), "html": _html(case)}
+    data["images"] = case["images"] or [_no_image()]
     return {"data": data, "predictions": [_prediction(told, policy)] if told else []}
 
 
@@ -87,10 +98,9 @@ def _label(told: Decision, policy: Policy) -> str:
 
 
 def _html(case: Mapping[str, Any]) -> str:
-    """The post as a page of its own. Its text is a stranger's: all of it is escaped."""
+    """The post's text as a page of its own. It is a stranger's: all of it is escaped."""
     rows = [f"<h3>{html.escape(case['title'])}</h3>" if case["title"] else ""]
     rows += [f"<p>{html.escape(line)}</p>" for line in case["body"].split("\n") if line.strip()]
-    rows += [f'<p><img src="{image}" style="max-width:100%"/></p>' for image in case["images"]]
     for name, value in (
         ("图片文字", case["ocr_text"]),
         ("图片二维码", case["qr_codes"]),
@@ -99,6 +109,16 @@ def _html(case: Mapping[str, Any]) -> str:
         if value:
             rows.append(f"<p><b>{name}</b> {html.escape(str(value))}</p>")
     return "<div>" + "".join(rows) + "</div>"
+
+
+@cache
+def _no_image() -> str:
+    """An empty strip that stands for the images of a post without any."""
+    from PIL import Image
+
+    strip = io.BytesIO()
+    Image.new("L", (400, 8), 255).save(strip, "JPEG")
+    return data_uri(strip.getvalue())
 
 
 def _prediction(told: Decision, policy: Policy) -> dict[str, Any]:
@@ -128,9 +148,7 @@ def read_annotations(path: Path, reviewers: Mapping[str, str]) -> Iterator[Said]
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON; export the project from Label Studio as JSON") from error
     if not isinstance(tasks, list):
-        raise ValueError(
-            f"{path}: a JSON {type(tasks).__name__}, expected a list of tasks; export the project as JSON"
-        )
+        raise ValueError(f"{path}: a JSON {type(tasks).__name__}, expected a list of tasks; export the project as JSON")
     for number, raw in enumerate(tasks, start=1):
         yield from _of_task(raw, f"task {number}", reviewers)
 

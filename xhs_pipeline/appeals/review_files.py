@@ -210,9 +210,7 @@ def take(store: AppealStore, said: Iterable[Said], origin: str) -> Taken:
     return Taken(counts["new"], counts["known"], counts["skipped"], table)
 
 
-def _vote(
-    store: AppealStore, each: Answer, origin: str, counts: Counter[str], refused: list[dict[str, Any]]
-) -> None:
+def _vote(store: AppealStore, each: Answer, origin: str, counts: Counter[str], refused: list[dict[str, Any]]) -> None:
     came_from = (origin, each.origin_id)
     try:
         store.vote(each.case_id, each.reviewer, each.verdict, each.category, each.note, origin=came_from)
@@ -222,9 +220,7 @@ def _vote(
             counts["known"] += 1
         else:
             refused.append(
-                _refusal(
-                    each.where, refusal.reason, refusal.en + (f" ({refusal.detail})" if refusal.detail else "")
-                )
+                _refusal(each.where, refusal.reason, refusal.en + (f" ({refusal.detail})" if refusal.detail else ""))
             )
 
 
