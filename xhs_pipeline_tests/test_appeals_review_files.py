@@ -16,6 +16,8 @@ from xhs_pipeline.appeals.outcomes import derive_outcomes
 from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.review_files import Taken, export_jsonl, read_jsonl, take
 from xhs_pipeline.appeals.store import AppealStore
+from xhs_pipeline.privacy import load_hmac_key
+from xhs_pipeline.review import main
 from xhs_pipeline_tests.test_appeals_events import KEY, POLICY
 
 REVIEWERS = {"7": "reviewer-a", "b@example.org": "reviewer-b"}
@@ -308,3 +310,48 @@ def test_the_labeling_interface_offers_what_the_policy_knows(store: AppealStore,
         tag.get("name"): [choice.get("value") for choice in tag.findall("Choice")] for tag in root.iter("Choices")
     }
     assert offered == {"verdict": [v.label for v in POLICY.verdicts], "category": list(POLICY.category_names)}
+
+
+def test_label_studios_own_validators_accept_interface_tasks_and_predictions(
+    store: AppealStore, tmp_path: Path
+) -> None:
+    interface = pytest.importorskip(
+        "label_studio_sdk.label_interface", reason="label-studio-sdk is not installed; pip install label-studio-sdk"
+    )
+    filed(store, 1)
+    audited(store, 2)
+    label_studio.export_tasks(store, tmp_path / "tasks.json")
+    known = interface.LabelInterface((tmp_path / "tasks.xml").read_text(encoding="utf-8"))
+    known.validate()
+    for task in json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8")):
+        assert known.validate_task({"data": task["data"]})
+        assert [known.validate_prediction(each, return_errors=True) for each in task["predictions"]] in ([], [[]])
+
+
+# --- the command line -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_writes_the_queue_and_reads_answers_and_counts_what_it_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XHS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("XHS_APPEALS_URL", f"sqlite:///{tmp_path / 'appeals.sqlite3'}")
+    monkeypatch.setenv("XHS_HMAC_KEY", KEY.decode())
+    with AppealStore.open(f"sqlite:///{tmp_path / 'appeals.sqlite3'}", POLICY, load_hmac_key(tmp_path)) as store:
+        filed(store, 1)
+    tasks, names = tmp_path / "tasks.json", tmp_path / "names.json"
+    assert main(["export", str(tasks), "--format", "label-studio"]) == 0
+    assert "1 cases" in capsys.readouterr().out
+    (task,) = json.loads(tasks.read_text(encoding="utf-8"))
+    tasks.write_text(
+        json.dumps([task | {"annotations": [annotation("通过", "正常"), annotation("通过", "正常", by=8)]}])
+    )
+    names.write_text(json.dumps(REVIEWERS))
+    again = ["import", str(tasks), "--format", "label-studio", "--reviewers", str(names)]
+    assert main(again) == 1
+    said = capsys.readouterr()
+    assert "1 new, 0 known, 0 without an answer, 1 refused" in said.out and "[unknown_reviewer]" in said.err
+    assert main(again) == 1 and "0 new, 1 known" in capsys.readouterr().out
+    assert main(["import", str(tmp_path / "none.jsonl")]) == 2
+    names.write_text("[]")
+    assert main(again) == 2 and "JSON object" in capsys.readouterr().err
