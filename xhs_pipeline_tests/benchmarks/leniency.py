@@ -1,7 +1,7 @@
 """Do appeals alone teach leniency, and does the audit sample prevent it? Rounds of the loop on posts whose truth is known.
 
     python -m xhs_pipeline_tests.benchmarks.leniency                     # real texts
-    python -m xhs_pipeline_tests.benchmarks.leniency --texts sample      # the committed sample's made-up ones
+    python -m xhs_pipeline_tests.benchmarks.leniency --texts made        # strings of words that overlap; or sample: the committed one's
 
 Every round the model decides new posts; who was blocked may appeal; reviewers, who know the truth, decide the appeals; then the
 model is trained again on all posts so far. With the audit, reviewers also see a sample of what passed. It all goes through the
@@ -10,8 +10,9 @@ apply_outcomes as in sharegpt_splits, the decision by judgement.decisions with c
 curation.learner's (character TF-IDF, logistic regression), and stands for the model that is fine-tuned.
 
 Assumed, and to be varied by the options: a new post that nobody looked at keeps the decision as its label (`stand`), or is not
-trained on (`--labels adjudicated`); what the model sends to human review comes back with the true label (`--reviewed no`: never);
-INNOCENT of the wrongly and GUILTY of the rightly blocked appeal; reviewers never err.
+trained on (`--labels adjudicated`); a post is blocked when it is likelier a violation than not (`--prices policy`: by the policy's
+prices), and what those send to human review comes back with the true label; INNOCENT of the wrongly and GUILTY of the rightly
+blocked appeal; reviewers never err.
 
 Missed: violations that pass, of all violations of a held-out part that is the same in every round. Blocked: harmless posts that
 are edited or removed, of all harmless ones there. Review: posts of it sent to human review.
@@ -23,11 +24,11 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +52,9 @@ PRICES = {
     "even": replace(POLICY, costs={"over_block": 1, "over_edit": 1, "missed": {1: 1, 2: 1, 3: 1}, "escalate": 1}),
 }
 CALIBRATION = 5  # every fifth post fits the temperature instead of the model
+VIOLATION = next(
+    c.name for c in POLICY.categories if c.severity == 2
+)  # of the made-up posts; one reviewer can take it back
 START = datetime(2026, 3, 2, tzinfo=UTC)
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 
@@ -233,6 +237,19 @@ def sample_world(posts: int, seed: int = 0) -> World:
     return World(tuple(texts), tuple(texts.values()))
 
 
+def made_world(posts: int, seed: int = 0, overlap: float = 0.25) -> World:
+    """Posts of 12 words out of 60, half of them violations, whose words differ in how often they come and not in which: a share
+    of both kinds cannot be told apart by anyone who sees the text alone.
+    """
+    rng = np.random.default_rng(seed)
+    words = np.array([chr(0x4E00 + 2 * i) + chr(0x4E01 + 2 * i) for i in range(60)])
+    lean = overlap * rng.normal(size=len(words))
+    weights = [np.exp(-lean), np.exp(lean)]
+    kinds = rng.integers(2, size=posts)
+    texts = ["".join(rng.choice(words, 12, p=weights[kind] / weights[kind].sum())) for kind in kinds]
+    return World(tuple(texts), tuple((NORMAL, VIOLATION)[kind] for kind in kinds))
+
+
 def interval(values: Sequence[float]) -> str:
     """Mean and its 95% interval over seeds (Student's t), in percent."""
     from scipy.stats import t
@@ -243,38 +260,41 @@ def interval(values: Sequence[float]) -> str:
 
 
 def report(arms: dict[str, list[list[dict[str, float]]]]) -> str:
-    """One row an arm and round; `rise` is the difference to round 0 of the same seed."""
-    lines = ["| arm | round | missed | rise | blocked | review |", "|---|---|---|---|---|---|"]
+    """One row an arm and round; `rise` is the difference to round 0 of the same seed, `against` the one to the first arm."""
+    lines = ["| arm | round | missed | rise | against | blocked | review |", "|---|---|---|---|---|---|---|"]
+    first = next(iter(arms.values()))
     for arm, seeds in arms.items():
         for number in range(len(seeds[0])):
             at = [run[number] for run in seeds]
             rise = interval([run[number]["missed"] - run[0]["missed"] for run in seeds]) if number else ""
-            shown = [interval([row[name] for row in at]) for name in ("missed", "blocked", "review")]
-            lines.append(f"| {arm} | {number} | {shown[0]} | {rise} | {shown[1]} | {shown[2]} |")
+            apart = [run[number]["missed"] - other[number]["missed"] for run, other in zip(seeds, first, strict=True)]
+            against = interval(apart) if number and seeds is not first else ""
+            missed, blocked, review = (interval([row[name] for row in at]) for name in ("missed", "blocked", "review"))
+            lines.append(f"| {arm} | {number} | {missed} | {rise} | {against} | {blocked} | {review} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--texts", choices=("real", "sample"), default="real")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--texts", choices=("real", "sample", "made"), default="real")
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--labels", choices=("stand", "adjudicated"), default="stand")
     parser.add_argument("--prices", choices=tuple(PRICES), default="even")
     parser.add_argument("--guilty", type=float, default=GUILTY)
-    parser.add_argument("--audits", type=int, nargs="+", default=[0, int(POLICY.appeals["audit"]["size"])])
-    options: Any = parser.parse_args()
+    parser.add_argument("--audits", type=int, nargs="*", default=[int(POLICY.appeals["audit"]["size"]), 120])
+    options = parser.parse_args()
     if options.texts == "real" and not REAL_POSTS.exists():
-        print(f"{REAL_POSTS} is not here: nothing is measured; try --texts sample")
+        print(f"{REAL_POSTS} is not here: nothing is measured; try --texts made")
         return
-    world = real_world() if options.texts == "real" else sample_world(2800)
-    world = replace(world, stand=options.labels == "stand", prices=options.prices, guilty=options.guilty)
-    arms = {
-        f"{audit} audited" if audit else "appeals alone": [
-            simulate(replace(world, audit=audit), seed) for seed in range(options.seeds)
-        ]
-        for audit in options.audits
-    }
-    print(report(arms))
+    made = {"real": real_world, "sample": lambda: sample_world(2800), "made": lambda: made_world(2800)}
+    world = replace(
+        made[options.texts](), stand=options.labels == "stand", prices=options.prices, guilty=options.guilty
+    )
+    worlds = {"appeals alone": world, "no appeals": replace(world, innocent=0, guilty=0)}
+    worlds |= {f"appeals, {audit} audited": replace(world, audit=audit) for audit in options.audits}
+    started = time.process_time()
+    arms = {arm: [simulate(each, seed) for seed in range(options.seeds)] for arm, each in worlds.items()}
+    print(f"{options.seeds} seeds, {time.process_time() - started:.0f} CPU s\n\n{report(arms)}")
 
 
 if __name__ == "__main__":
