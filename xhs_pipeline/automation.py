@@ -1,5 +1,6 @@
-"""weekly_retrain and appeal_sensor: thin skins. What makes a retrain worth it is decided in plain functions (appeals.decision)."""
+"""weekly_retrain and the sensors: thin skins. What makes a retrain worth it is decided in plain functions (appeals.decision)."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -89,6 +90,29 @@ def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> 
         )
     request = dg.RunRequest(run_key=decision.run_key, tags={"xhs/reason": decision.reason[:200]})
     return dg.SensorResult(run_requests=[request], cursor=str(decision.cursor))
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    description="Tells XHS_RELEASE_WEBHOOK, where it is set, of every model that was released, held or rolled back, in order and "
+    "signed. What could not be told is told by a later tick.",
+)
+def release_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SkipReason:
+    from xhs_pipeline.judgement.champion import read_history
+    from xhs_pipeline.judgement.notice import URL, tell, webhook
+
+    hook = webhook(os.environ)
+    if hook is None:
+        return dg.SkipReason(f"{URL} is not set: nobody is told")
+    history = read_history(workspace.store.folder("released_model"))
+    before = len(history) if context.cursor is None else min(int(context.cursor), len(history))
+    told = tell(hook, history, before)
+    if told.problem and told.lines == before:  # the tick turns red; its cursor stays, and a later one goes on from here
+        waiting = f"{len(history) - before} of {len(history)}"
+        raise RuntimeError(f"{waiting} lines of the history are not told: {told.problem}")
+    context.update_cursor(str(told.lines))
+    waiting = f"; {len(history) - told.lines} wait: {told.problem}" if told.problem else ""
+    return dg.SkipReason(f"{told.lines - before} told{waiting}")
 
 
 @dg.sensor(

@@ -22,6 +22,7 @@ REFUSALS = {
     "own_decision": ("不能复核自己作出的决定", "the first decision is this reviewer's own; another one must review it"),
     "own_appeal": ("不能复核自己的申诉或帖子", "the appeal or the post is this reviewer's own; another one must review it"),
     "not_triaged": ("该申诉疑似刷量，需先分诊", "the appeal came in a burst; triage it first, when it is one of its own"),
+    "imported": ("该结论此前已导入", "this vote was taken over from its file before"),
     "repeated": ("您已作出相同的结论", "this reviewer has said the same already"),
     "label_not_allowed": ("结论与类别不匹配", "the policy does not allow this verdict with this category"),
     "no_actor": ("缺少操作人", "the name of whoever acts is empty"),

@@ -184,22 +184,34 @@ class AppealStore:
             self._add(db, case, states.TRIAGED, who, states.REVIEWER, note=clean_note(note))
             return self._state(db, case_id)
 
-    def vote(self, case_id: str, reviewer: str, verdict: str, category: str, note: str = "") -> CaseState:
+    def vote(
+        self,
+        case_id: str,
+        reviewer: str,
+        verdict: str,
+        category: str,
+        note: str = "",
+        origin: tuple[str, str] | None = None,
+    ) -> CaseState:
         """A reviewer's answer to a case; a later one by the same reviewer takes its place while the case is open.
 
         What the votes come to by the rules (upheld, overturned, modified) is written in the same transaction. `verdict` is the
-        policy's id or label. Raises Refused, e.g. for a reviewer's own decision or appeal and for a closed case.
+        policy's id or label. Raises Refused, e.g. for a reviewer's own decision or appeal and for a closed case. `origin`: where
+        an imported vote comes from and its id there; what was taken over before is refused as "imported", whatever came after.
         """
         who, verdict_id = self.hash_of(reviewer), self.policy.verdict_id(verdict)
         if verdict_id is None or not self.policy.allows(verdict_id, category):
             raise Refused("label_not_allowed", f"policy {self.policy.version}")
+        came_from = {"origin": origin[0], "origin_id": origin[1]} if origin else {}
         with self.database.write() as db:
+            if origin and db.execute(sa.select(EVENTS.c.event_id).filter_by(**came_from)).first():
+                raise Refused("imported")
             case, reason = self._reviewed(db, case_id, who)
             if reason:
                 raise Refused(reason, str(case.state) if reason == "closed" else "")
             if any(vote.reviewer_hash == who and vote.label == (verdict_id, category) for vote in case.votes):
                 raise Refused("repeated")
-            said = {"verdict": verdict_id, "category": category, "note": clean_note(note)}
+            said = {"verdict": verdict_id, "category": category, "note": clean_note(note), **came_from}
             self._add(db, case, states.VOTED, who, states.REVIEWER, **said)
             return settle(db, self._state(db, case_id), self.policy, self.clock())
 
