@@ -37,6 +37,11 @@ PACKAGES = (
 )
 
 
+def data_folder(given: str = "") -> Path:
+    """The folder of all artefacts: `given`, else XHS_DATA_DIR, else `data` in the project's folder."""
+    return Path(given or os.environ.get("XHS_DATA_DIR") or Path(__file__).resolve().parent.parent / "data").absolute()
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published artefact: its folder and its manifest."""
