@@ -90,33 +90,44 @@ class Guard:
             self._metrics.seconds.labels(route, str(status)).observe(time.monotonic() - began)
 
     async def _read(self, scope: Scope, receive: Receive, held: list[int]) -> bytes:
-        """The whole body; `held` is how many of its bytes are counted."""
+        """The whole body; `held` is how many of its bytes are counted.
+
+        A body that is refused is read on and let go, for as long as sending one may take: the answer would not reach a sender
+        who is still writing.
+        """
         most = self._limits.body_mb * MB
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
-            raise self._too_large()
+        refused = self._too_large() if declared.isdigit() and int(declared) > most else None
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(self._limits.body_seconds):
-                while True:
+                more = True
+                while more:
                     message = await receive()
-                    part = message.get("body", b"")
-                    held[0] += len(part)
-                    self._bytes += len(part)
+                    more = message.get("more_body", False)
+                    if refused:
+                        continue
+                    parts.append(message.get("body", b""))
+                    held[0] += len(parts[-1])
+                    self._bytes += len(parts[-1])
                     if held[0] > most:
-                        raise self._too_large()
-                    if self._bytes > self._limits.bodies_mb * MB:
-                        raise TooMuch(429, "too_many_bytes", "the bodies of all requests together are too large just now", 1)  # fmt: skip
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
+                        refused = self._too_large()
+                    elif self._bytes > self._limits.bodies_mb * MB:
+                        refused = TooMuch(429, "too_many_bytes", "all requests together are too large just now", 1)
+                    if refused:
+                        parts.clear()
+                        self._bytes -= held[0]
+                        held[0] = 0
         except TimeoutError:
-            raise TooMuch(
-                408, "body_too_slow", f"the body did not come within {self._limits.body_seconds:g} s"
-            ) from None
+            seconds = self._limits.body_seconds
+            refused = refused or TooMuch(408, "body_too_slow", f"the body did not come within {seconds:g} s")
+        if refused:
+            raise refused
+        return b"".join(parts)
 
     def _too_large(self) -> TooMuch:
-        return TooMuch(413, "body_too_large", f"the body is larger than {self._limits.body_mb} MB; send fewer or smaller images")  # fmt: skip
+        why = f"the body is larger than {self._limits.body_mb} MB; send fewer or smaller images"
+        return TooMuch(413, "body_too_large", why)
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:
