@@ -136,15 +136,24 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    data: Path, *options: str, environment: Mapping[str, str] | None = None, ready: str | None = None
+    data: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    ready: str | None = None,
+    threads: int | None = 1,
 ) -> Iterator[Service]:
-    """The service over `data` until the block ends; `ready`: wait until this model version judges."""
+    """The service over `data` until the block ends; `ready`: wait until this model version judges.
+
+    threads: of torch; None as many as there are cores.
+    """
     port, log = free_port(), data / "service.log"
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("XHS_")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("XHS_") and k != "OMP_NUM_THREADS"}
+    if threads is not None:
+        kept["OMP_NUM_THREADS"] = str(threads)
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "xhs_pipeline.serve.cli", "serve", "--port", str(port), *options],
-            env=kept | {"XHS_DATA_DIR": str(data), "OMP_NUM_THREADS": "1"} | dict(environment or {}),
+            env=kept | {"XHS_DATA_DIR": str(data)} | dict(environment or {}),
             stdout=file, stderr=file,
         )  # fmt: skip
     service = Service(process, port, log)

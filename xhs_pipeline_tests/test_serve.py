@@ -187,9 +187,9 @@ def blocked(service: Service, **post: Any) -> str:
 def test_an_appeal_goes_from_filing_to_its_adjudication(service: Service, data: Path) -> None:
     decision_id = blocked(service, images=[encoded(jpeg(300, 200))])
     note = f"我的电话13912345678，{SECRET}"
-    filed = service.ask("POST", "/appeals", {"decision_id": decision_id, "appellant": "u7", "note": note})
+    filed = service.ask("POST", "/appeals", {"decision_id": decision_id, "appellant": "appellant-7", "note": note})
     assert filed.status == 201 and filed.body["state"] == "filed"
-    again = service.ask("POST", "/appeals", {"decision_id": decision_id, "appellant": "u7"})
+    again = service.ask("POST", "/appeals", {"decision_id": decision_id, "appellant": "appellant-7"})
     assert (again.status, again.body["error"], again.body["message_zh"]) == (
         409,
         "duplicate",
@@ -200,7 +200,7 @@ def test_an_appeal_goes_from_filing_to_its_adjudication(service: Service, data: 
     assert case_id in [case["case_id"] for case in queue["cases"]] and not any(c["images"] for c in queue["cases"])
     case = service.ask("GET", f"/appeals/{case_id}", token=HAN).body
     assert case["decision_id"] == decision_id and base64.b64decode(case.pop("images")[0])[:2] == b"\xff\xd8"
-    assert "<手机号>" in case["events"][0]["note"] and "u7" not in json.dumps(case)
+    assert "<手机号>" in case["events"][0]["note"] and "appellant-7" not in json.dumps(case)
     voted = service.ask("POST", f"/appeals/{case_id}/vote", {"verdict": "通过", "category": "正常"}, token=HAN)
     assert (voted.status, voted.body["state"], voted.body["label"]) == (200, "overturned", ["pass", "正常"])
     late = service.ask("POST", f"/appeals/{case_id}/vote", {"verdict": "通过", "category": "正常"}, token=MEI)

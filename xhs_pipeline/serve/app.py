@@ -83,11 +83,13 @@ def create_app(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) -
     return app
 
 
-def _client(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
+async def _client(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+) -> None:
     permit(request, credentials, CLIENT)
 
 
-Client = Depends(_client)
+Client = Depends(_client)  # not in a thread, which would cost more than the comparison
 
 
 @routes.post("/judge", dependencies=[Client], responses=ERRORS)

@@ -33,19 +33,19 @@ CLIENT_BEARER = HTTPBearer(auto_error=False, description="only where XHS_CLIENT_
 routes = APIRouter(prefix="/appeals")
 
 
-def _client(
+async def _client(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(CLIENT_BEARER)]
 ) -> None:
     permit(request, credentials, CLIENT)
 
 
-def _reviewer(
+async def _reviewer(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(REVIEW_BEARER)]
 ) -> str:
     return permit(request, credentials, REVIEWER) or ""
 
 
-def _store(request: Request) -> AppealStore:
+async def _store(request: Request) -> AppealStore:
     return request.app.state.store  # type: ignore[no-any-return]
 
 

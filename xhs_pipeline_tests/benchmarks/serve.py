@@ -143,7 +143,7 @@ def compare(options: argparse.Namespace, data: Path) -> None:
     rates: dict[int, list[float]] = {1: [], options.batch_posts: []}
     for number in range(options.rounds):
         for at_once in rates:
-            with serving(data, "--batch-posts", str(at_once), ready="cold") as service:
+            with serving(data, "--batch-posts", str(at_once), ready="cold", threads=options.threads) as service:
                 run_load(service, options.clients, min(2.0, options.seconds), 1000, {})  # warm
                 cpu, before = cpu_seconds(service), service.metrics()
                 load, wall = run_load(service, options.clients, options.seconds, 1, {})
@@ -164,7 +164,7 @@ def compare(options: argparse.Namespace, data: Path) -> None:
 
 def soak(options: argparse.Namespace, data: Path) -> None:
     seconds = options.soak
-    with serving(data, "--batch-posts", str(options.batch_posts), ready="cold") as service:
+    with serving(data, "--batch-posts", str(options.batch_posts), ready="cold", threads=options.threads) as service:
         known: dict[str, Any] = {}
         for version in ("warm", "cold"):
             put_in_use(data, version)
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-posts", type=int, default=32)
+    parser.add_argument("--threads", type=int, help="of torch; as many as cores without it")
     parser.add_argument("--soak", type=float, help="seconds; instead of the comparison")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
