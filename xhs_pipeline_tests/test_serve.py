@@ -99,13 +99,18 @@ def test_every_decision_is_in_the_store_with_what_an_appeal_needs(service: Servi
 
 
 def test_a_batch_is_answered_in_order_and_a_bad_post_stops_none_of_the_others(service: Service) -> None:
-    posts = [{"post_id": f"b{n}", "body": "周末公园散步" * (n + 1)} for n in range(20)]
+    posts: list[dict[str, Any]] = [{"post_id": f"b{n}", "body": "周末公园散步" * (n + 1)} for n in range(20)]
+    noise = io.BytesIO()
+    Image.effect_noise((1800, 1800), 90).save(noise, "PNG")
+    assert noise.tell() > 2 * 2**20, "large, and welcome"
+    posts[3]["images"] = [encoded(noise.getvalue())]
     posts[7] = {"post_id": "b7", "body": "\u200b"}
     posts[9] = {"post_id": "b9", "body": "长" * 100_001}
     results = service.ask("POST", "/judge/batch", {"posts": posts}).body["results"]
     assert [r["post_id"] for r in results] == [p["post_id"] for p in posts]
     assert {r["post_id"]: r["error"] for r in results if "error" in r} == {"b7": "nothing_to_judge", "b9": "text_too_long"}  # fmt: skip
     assert len({r["decision_id"] for r in results if "decision_id" in r}) == 18
+    assert results[3]["images_left_out"] == {}
 
 
 def test_hostile_posts_are_judged_without_what_is_hostile_or_refused_and_nothing_is_said_of_them(

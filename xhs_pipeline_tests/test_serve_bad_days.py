@@ -156,7 +156,18 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, untrained_model: Path) -> I
     data = tmp_path_factory.mktemp("narrow")
     add_model(data, untrained_model, "v1")
     put_in_use(data, "v1")
-    limits = ["--body-mb", "1", "--body-seconds", "1", "--request-posts", "4", "--waiting-posts", "4"]
+    limits = [
+        "--body-mb",
+        "1",
+        "--body-seconds",
+        "1",
+        "--request-posts",
+        "4",
+        "--waiting-posts",
+        "4",
+        "--requests",
+        "8",
+    ]
     tokens = {"XHS_CLIENT_TOKENS": f"web={CLIENT}", "XHS_REVIEWER_TOKENS": f"han={REVIEWERS['han']}"}
     with serving(data, *limits, environment=tokens, ready="v1") as service:
         yield service
@@ -180,6 +191,24 @@ def test_overload_is_answered_429_with_a_time_to_try_again_and_nothing_else_fail
     assert set(statuses) == {200, 429} and statuses.total() == 48
     assert all(1 <= int(r.headers["retry-after"]) <= 60 for r in replies if r.status == 429)
     assert narrow.ask("POST", "/judge", {"body": "好"}, token=CLIENT).status == 200
+
+
+def test_a_flood_of_appeals_is_turned_away_too_and_health_still_answers(narrow: Service) -> None:
+    statuses: Counter[int] = Counter()
+    appeal = {"decision_id": "0" * 32, "appellant": "u1"}
+
+    def ask() -> None:
+        connection = narrow.connect()
+        for _ in range(5):
+            statuses[narrow.ask("POST", "/appeals", appeal, token=CLIENT, over=connection).status] += 1
+            assert narrow.ask("GET", "/health", over=connection).status == 200
+
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {404, 429} and statuses.total() == 120
 
 
 def test_a_request_that_is_too_large_is_turned_away_without_being_kept(narrow: Service) -> None:

@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
+import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +177,23 @@ def test_a_service_that_others_could_reach_needs_tokens(
     monkeypatch.delenv("XHS_CLIENT_TOKENS", raising=False)
     assert main(["serve", "--host", "0.0.0.0"]) == 2
     assert "set XHS_CLIENT_TOKENS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])
+def test_without_the_extra_the_command_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from xhs_pipeline.serve.cli import main; sys.exit(main(['serve']))"  # fmt: skip
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: {missing} is not installed; pip install 'xhs-pipeline[serve]'\n"
+
+
+def test_the_console_script_is_this_command(capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"]["xhs-judge"] == f"{main.__module__}:{main.__name__}"
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and all(f"--{f.name.replace('_', '-')}" in shown for f in fields(Limits))
 
 
 def test_a_logged_error_says_where_it_happened_and_not_what_it_quotes() -> None:

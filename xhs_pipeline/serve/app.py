@@ -179,7 +179,7 @@ def _problem(request: Request, problem: Any) -> Response:
 def _invalid(request: Request, error: Any) -> Response:
     """Where and why, without the value, which may be a whole post."""
     places = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:10]]
-    return JSONResponse({"error": "invalid", "message": "; ".join(places)}, 422)
+    return JSONResponse({"error": "invalid", "message": "; ".join(places)[:1000]}, 422)
 
 
 def _store_failed(request: Request, error: Any) -> Response:

@@ -19,6 +19,7 @@ from typing import Any
 from xhs_pipeline.serve.limits import Limits
 
 HELP = {
+    "requests": "answered at once, of any kind",
     "body_mb": "MB of one request",
     "bodies_mb": "MB of all requests at once",
     "body_seconds": "for sending a request",

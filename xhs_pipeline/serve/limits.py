@@ -5,9 +5,10 @@ import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xhs_pipeline.serve.metrics import Metrics
+if TYPE_CHECKING:  # the command line's help needs these limits where the extra is not installed
+    from xhs_pipeline.serve.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,19 +17,21 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MB = 2**20
+WATCHED = ("/health", "/metrics")  # what tells of an overload is not turned away by it
 
 
 @dataclass(frozen=True)
 class Limits:
     """Sizes and times that a service is started with; all at least 1, times above 0.
 
-    body_mb: of one request. bodies_mb: of all requests at once, whose posts are in memory. body_seconds: to send one.
+    requests: answered at once, of any kind. body_mb: of one request. bodies_mb: of all requests at once, whose posts are in memory. body_seconds: to send one.
     request_posts: in one request. waiting_posts: taken and not yet answered; more are turned away. batch_posts: that the model
     is asked about at once (1: one at a time). gather_seconds: how long a post waits at most for others that are being cleaned.
     request_seconds: until an answer. image_seconds: for one image or text in cleaning; the largest image admitted takes about
     2 s of a core (benchmarks/clean_posts). clean_processes: worker processes that clean.
     """
 
+    requests: int = 512
     body_mb: int = 32
     bodies_mb: int = 256
     body_seconds: float = 30.0
@@ -62,9 +65,9 @@ class Guard:
     What stands behind it gets a body that is complete and small enough, so a slow sender holds nothing but a connection.
     """
 
-    def __init__(self, app: App, limits: Limits, metrics: Metrics):
+    def __init__(self, app: App, limits: Limits, metrics: "Metrics"):
         self._app, self._limits, self._metrics = app, limits, metrics
-        self._bytes = 0
+        self._bytes = self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,6 +81,7 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        self._requests += 1
         try:
             body = await self._read(scope, receive, held)
             await self._app(scope, _replaying(body, receive), noting)
@@ -85,6 +89,7 @@ class Guard:
             self._metrics.refused.labels(refused.code).inc()
             await _refuse(refused, noting)
         finally:
+            self._requests -= 1
             self._bytes -= held[0]
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.seconds.labels(route, str(status)).observe(time.monotonic() - began)
@@ -98,6 +103,8 @@ class Guard:
         most = self._limits.body_mb * MB
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         refused = self._too_large() if declared.isdigit() and int(declared) > most else None
+        if self._requests > self._limits.requests and scope["path"] not in WATCHED:
+            refused = TooMuch(429, "too_many_requests", "too many requests are being answered just now", 1)
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(self._limits.body_seconds):
