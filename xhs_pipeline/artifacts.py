@@ -37,6 +37,11 @@ PACKAGES = (
 )
 
 
+def data_folder(given: str = "") -> Path:
+    """The folder of all artefacts: `given`, else XHS_DATA_DIR, else `data` in the project's folder."""
+    return Path(given or os.environ.get("XHS_DATA_DIR") or Path(__file__).resolve().parent.parent / "data").absolute()
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published artefact: its folder and its manifest."""
@@ -119,11 +124,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def data_root(setting: str = "") -> Path:
-    """The folder of all artefacts: `setting`, else XHS_DATA_DIR, else the project's data folder."""
-    return Path(setting or os.environ.get("XHS_DATA_DIR") or Path(__file__).resolve().parent.parent / "data").absolute()
 
 
 class ArtifactStore:

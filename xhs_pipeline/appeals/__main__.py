@@ -24,7 +24,7 @@ from xhs_pipeline.appeals.records import CaseView
 from xhs_pipeline.appeals.rules import Refused
 from xhs_pipeline.appeals.states import STATES
 from xhs_pipeline.appeals.store import AppealStore, store_url
-from xhs_pipeline.artifacts import data_root
+from xhs_pipeline.artifacts import data_folder
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.privacy import load_hmac_key
 
@@ -32,7 +32,7 @@ from xhs_pipeline.privacy import load_hmac_key
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _parser().parse_args(arguments)
-    root = data_root()
+    root = data_folder()
     try:
         with AppealStore.open(store_url(root), load_policy(), load_hmac_key(root)) as store:
             return _run(store, options)

@@ -20,6 +20,7 @@ from xhs_pipeline.curation.text import matching_form, normalise
 from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE
 
 STAGE = "clean_posts"
+CLEAN_TABLES = "xhs_pipeline.curation.clean:clean_tables"
 # Title and body together. A note holds a thousand characters and a long article some ten thousand; masking takes about 3 s for
 # a million, so one row of megabytes (a whole file in one cell) would hold up its week.
 MAX_TEXT_CHARS = 100_000
@@ -123,7 +124,7 @@ def clean_stream(
     settings: CleanSettings,
     processes: int = 1,
     log: Callable[[str], None] = print,
-    function: str = "xhs_pipeline.curation.clean:clean_tables",
+    function: str = CLEAN_TABLES,
 ) -> Generator[CleanedBatch, None, None]:
     """clean_batch over every batch, in order, in worker processes: a decoder that crashes, hangs or eats memory ends alone.
 
@@ -133,9 +134,13 @@ def clean_stream(
     At most two batches per process are under way, so memory does not grow with the week. Close it to end the workers early.
     Raises as `pool.map_batches` does. function: what workers run, with the signature of clean_tables.
     """
-    task = Task(function, settings.as_dict(), settings.seconds_per_image, settings.worker_memory_mb)
-    for tables in map_batches(task, batches, max(1, processes), describe=_place, log=log):
+    for tables in map_batches(task_of(settings, function), batches, max(1, processes), describe=_place, log=log):
         yield CleanedBatch(*tables)
+
+
+def task_of(settings: CleanSettings, function: str = CLEAN_TABLES) -> Task:
+    """Cleaning as a pool's task; each of its answers is the fields of a CleanedBatch."""
+    return Task(function, settings.as_dict(), settings.seconds_per_image, settings.worker_memory_mb)
 
 
 def clean_tables(

@@ -80,25 +80,13 @@ def map_batches(
     Closing the iterator ends the workers.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    slots = [_Slot(task, describe, lines.put) for _ in range(processes)]
-    free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-    for slot in slots:
-        free.put(slot)
-
-    def run(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        slot = free.get()
-        try:
-            return slot.run(batch)
-        finally:
-            free.put(slot)
-
+    pool = Pool(task, processes, describe, lines.put)
     source = iter(batches)
-    threads = ThreadPoolExecutor(processes)
     pending: deque[Future[list[pa.RecordBatch]]] = deque()
     try:
         while True:
             for batch in islice(source, 2 * processes - len(pending)):
-                pending.append(threads.submit(run, batch))
+                pending.append(pool.submit(batch))
                 pending[-1].add_done_callback(lambda _: lines.put(None))
             if not pending:
                 return
@@ -108,10 +96,39 @@ def map_batches(
                     log(line)
             yield head.result()
     finally:
-        for slot in slots:
+        pool.close()
+
+
+class Pool:
+    """`processes` workers for whoever has batches now and then; `map_batches` says what becomes of a batch.
+
+    `say` is told of accidents, from several threads.
+    """
+
+    def __init__(self, task: Task, processes: int, describe: Describe, say: Callable[[str], None]):
+        self._slots = [_Slot(task, describe, say) for _ in range(processes)]
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
+        self._threads = ThreadPoolExecutor(processes)
+
+    def submit(self, batch: pa.RecordBatch) -> Future[list[pa.RecordBatch]]:
+        """What the function makes of `batch`, once a worker is free and done."""
+        return self._threads.submit(self._run, batch)
+
+    def _run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        slot = self._free.get()
+        try:
+            return slot.run(batch)
+        finally:
+            self._free.put(slot)
+
+    def close(self) -> None:
+        """End the workers, and with CancelledError what they are at."""
+        for slot in self._slots:
             slot.close()
-        threads.shutdown(cancel_futures=True)
-        for slot in slots:
+        self._threads.shutdown(cancel_futures=True)
+        for slot in self._slots:
             slot.release()
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import digest
 from xhs_pipeline.curation import ocr
-from xhs_pipeline.curation.clean import CleanedBatch, CleanSettings, clean_stream
+from xhs_pipeline.curation.clean import CLEAN_TABLES, CleanedBatch, CleanSettings, clean_stream
 from xhs_pipeline.judge.agreement import Agreement, beside_label
 from xhs_pipeline.judge.lines import resumable
 from xhs_pipeline.judge.rows import Label, ReadRow, chunked, read_posts, source_of
@@ -33,7 +33,6 @@ from xhs_pipeline.vlm.batches import Unfit
 from xhs_pipeline.vlm.card import read_card
 from xhs_pipeline.vlm.scoring import Judgement, at_temperature
 
-CLEAN = "xhs_pipeline.curation.clean:clean_tables"
 SAY_EVERY_SECONDS = 10.0
 ASKED = ["post_id", "title", "body", "images", "ocr_text", "qr_codes"]
 SHOWN_IMAGES = 3  # names in a line about images that were left out
@@ -79,7 +78,7 @@ def judge_file(
     compare: bool = False,
     processes: int = 1,
     say: Say = print,
-    clean_with: str = CLEAN,
+    clean_with: str = CLEAN_TABLES,
 ) -> Tally:
     """Judge every row of `posts` into `out`, going on where an earlier run with the same arguments was cut off.
 

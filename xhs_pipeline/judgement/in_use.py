@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xhs_pipeline.artifacts import read_json
 from xhs_pipeline.judgement.calibration import CALIBRATION, Calibration
-from xhs_pipeline.judgement.champion import POINTER, model_folder, read_champion
+from xhs_pipeline.judgement.champion import POINTER, Champion, model_folder, read_champion
 
 RELEASES, REPORTS, MANIFEST = "released_model", "evaluation_report", "manifest.json"
 
@@ -36,6 +36,11 @@ def calibration_of(model: Path) -> Calibration | None:
     champion = read_champion(data / RELEASES)
     if champion is None or model_folder(data / RELEASES, champion).absolute() != model.absolute():
         return None
+    return released_calibration(data, champion)
+
+
+def released_calibration(data: Path, champion: Champion) -> Calibration | None:
+    """The calibration in the report that `champion` was released on, None without one. Raises ValueError as above."""
     file = data / REPORTS / champion.report_version / CALIBRATION
     return read_calibration(file) if file.exists() else None
 
