@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.appeals import label_studio, review_files
+from xhs_pipeline.appeals.__main__ import main
 from xhs_pipeline.appeals.outcomes import derive_outcomes
 from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.review_files import Taken, export_jsonl, read_jsonl, take
 from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.privacy import load_hmac_key
-from xhs_pipeline.review import main
 from xhs_pipeline_tests.test_appeals_events import KEY, POLICY
 
 REVIEWERS = {"7": "reviewer-a", "b@example.org": "reviewer-b"}
@@ -347,11 +347,11 @@ def test_the_command_line_writes_the_queue_and_reads_answers_and_counts_what_it_
         json.dumps([task | {"annotations": [annotation("通过", "正常"), annotation("通过", "正常", by=8)]}])
     )
     names.write_text(json.dumps(REVIEWERS))
-    again = ["import", str(tasks), "--format", "label-studio", "--reviewers", str(names)]
+    again = ["answers", str(tasks), "--format", "label-studio", "--reviewers", str(names)]
     assert main(again) == 1
     said = capsys.readouterr()
     assert "1 new, 0 known, 0 without an answer, 1 refused" in said.out and "[unknown_reviewer]" in said.err
     assert main(again) == 1 and "0 new, 1 known" in capsys.readouterr().out
-    assert main(["import", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["answers", str(tmp_path / "none.jsonl")]) == 2
     names.write_text("[]")
     assert main(again) == 2 and "JSON object" in capsys.readouterr().err

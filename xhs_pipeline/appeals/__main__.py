@@ -1,13 +1,17 @@
 """Appeals and audits from the command line, for reviewers without a web page: python -m xhs_pipeline.appeals COMMAND
 
     queue                                       the open cases
-    export queue.jsonl                          the same as a file, posts and pictures too, to be filled in
-    answers queue.jsonl --reviewer 李雷          ... and back: every line with a verdict is a vote
+    export FILE                                 those that can be answered as a file, with the posts as they were judged
+    answers FILE                                ... and back, as votes; the same file twice changes nothing
     vote CASE 通过 正常 --reviewer 李雷           one vote
     triage CASE --reviewer 李雷                  say that a case which came in a burst is one of its own
     audit                                       draw posts that passed for review, as many as the policy says
     expire --days 30                            close the cases in which nothing has happened for so long
     import appeals.jsonl                        take over the events of another system's file
+
+export and answers take --format label-studio: FILE is then the project's import, FILE with .xml its labeling interface; back
+comes the project's export as JSON, with --reviewers a JSON object that gives the name of every reviewer by Label Studio's user id
+or e-mail address.
 
 The store is XHS_APPEALS_URL, else a SQLite file in XHS_DATA_DIR. No post text is printed. Exit status: 0, 1 when something was
 refused, 2 when the store or a file cannot be used.
@@ -18,13 +22,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from xhs_pipeline.appeals import label_studio, review_files
 from xhs_pipeline.appeals.database import StoreError
-from xhs_pipeline.appeals.queue_file import export_queue, import_answers
 from xhs_pipeline.appeals.records import CaseView
 from xhs_pipeline.appeals.rules import Refused
 from xhs_pipeline.appeals.states import STATES
 from xhs_pipeline.appeals.store import AppealStore, store_url
-from xhs_pipeline.artifacts import data_folder
+from xhs_pipeline.artifacts import data_folder, read_json
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.privacy import load_hmac_key
 
@@ -49,16 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m xhs_pipeline.appeals", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("queue", "export"):
+    queue = commands.add_parser("queue")
+    queue.add_argument("--state", choices=STATES, help="default: every open case")
+    queue.add_argument("--limit", type=int, default=50)
+    queue.add_argument("--after", type=int, default=0, help="the number before the last line of the page before")
+    for name in ("export", "answers"):
         command = commands.add_parser(name)
-        command.add_argument("--state", choices=STATES, help="default: every open case")
-        if name == "queue":
-            command.add_argument("--limit", type=int, default=50)
-            command.add_argument(
-                "--after", type=int, default=0, help="the number before the last line of the page before"
-            )
-        else:
-            command.add_argument("file", type=Path)
+        command.add_argument("file", type=Path)
+        command.add_argument("--format", choices=("jsonl", "label-studio"), default="jsonl")
+    command.add_argument("--reviewers", type=Path, help="names by Label Studio's user id or e-mail address, as JSON")
     for name in ("vote", "triage"):
         command = commands.add_parser(name)
         command.add_argument("case")
@@ -67,9 +70,6 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("category")
         command.add_argument("--reviewer", required=True)
         command.add_argument("--note", default="")
-    answers = commands.add_parser("answers")
-    answers.add_argument("file", type=Path)
-    answers.add_argument("--reviewer", default="", help="for lines that name none")
     audit = commands.add_parser("audit")
     audit.add_argument("--size", type=int, help="default: the policy's appeals.audit.size")
     audit.add_argument("--seed", type=int, help="default: the newest event's number")
@@ -84,21 +84,16 @@ def _run(store: AppealStore, options: argparse.Namespace) -> int:
             for view in store.queue(options.state, options.limit, options.after):
                 print(_line(view))
         case "export":
-            print(f"{export_queue(store, options.file, options.state)} cases in {options.file}")
+            write = review_files.export_jsonl if options.format == "jsonl" else label_studio.export_tasks
+            count, left_out = write(store, options.file)
+            print(f"{options.file}: {count} cases" + "".join(f"; {n} left out: {why}" for why, n in left_out.items()))
         case "vote":
             case = store.vote(options.case, options.reviewer, options.verdict, options.category, options.note)
             print(f"{case.case_id} {case.state}")
         case "triage":
             print(f"{options.case} {store.triage(options.case, options.reviewer, options.note).state}")
         case "answers":
-            answers = import_answers(store, options.file, options.reviewer)
-            for number, reason, detail in answers.refused:
-                print(f"line {number} refused: {reason}: {detail}", file=sys.stderr)
-            states = ", ".join(f"{count} {state}" for state, count in sorted(answers.states.items()))
-            print(
-                f"{answers.voted} votes ({states or 'none'}), {answers.unanswered} unanswered, {len(answers.refused)} refused"
-            )
-            return 1 if answers.refused else 0
+            return _answers(store, options.file, options.format, options.reviewers)
         case "audit":
             print(f"{len(store.sample_audit(options.size, options.seed))} audit cases opened")
         case "expire":
@@ -110,6 +105,25 @@ def _run(store: AppealStore, options: argparse.Namespace) -> int:
             print(f"{taken.new} new events, {taken.known} known, {taken.refused.num_rows} refused")
             return 1 if taken.refused.num_rows else 0
     return 0
+
+
+def _answers(store: AppealStore, file: Path, form: str, reviewers: Path | None) -> int:
+    if form == "jsonl":
+        taken = review_files.take(store, review_files.read_jsonl(file), review_files.JSONL)
+    else:
+        taken = review_files.take(store, label_studio.read_annotations(file, _names(reviewers)), label_studio.ORIGIN)
+    for row in taken.refused.to_pylist():
+        print(f"refused: {row['detail']} [{row['reason']}]", file=sys.stderr)
+    refused = taken.refused.num_rows
+    print(f"{file}: {taken.new} new, {taken.known} known, {taken.skipped} without an answer, {refused} refused")
+    return 1 if refused else 0
+
+
+def _names(file: Path | None) -> dict[str, str]:
+    names = read_json(file) if file else {}
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()):
+        raise ValueError(f'{file}: expected a JSON object of names, e.g. {{"7": "reviewer-a"}}')
+    return names
 
 
 def _line(view: CaseView) -> str:
