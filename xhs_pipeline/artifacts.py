@@ -121,6 +121,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def data_root(setting: str = "") -> Path:
+    """The folder of all artefacts: `setting`, else XHS_DATA_DIR, else the project's data folder."""
+    return Path(setting or os.environ.get("XHS_DATA_DIR") or Path(__file__).resolve().parent.parent / "data").absolute()
+
+
 class ArtifactStore:
     """Artefacts under one root folder (`XHS_DATA_DIR`)."""
 

@@ -206,8 +206,8 @@ def _load_policy(path: Path, edited: int) -> Policy:
     limits = raw["appeals"] if isinstance(raw["appeals"], dict) else {}
     for setting in APPEALS:
         part, _, last = setting.rpartition(".")
-        within = limits.get(part, {}) if part else limits
-        value = within.get(last) if isinstance(within, dict) else None
+        holder = limits.get(part, {}) if part else limits
+        value = holder.get(last) if isinstance(holder, dict) else None
         good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         _require(good, path, f"appeals.{setting} is {value!r}, expected a number from 0")
     for name in ("full", "short"):

@@ -114,7 +114,7 @@ class Profile(BaseModel):
     # several processes, one a GPU; an update stays batch_size x accumulation records
     num_processes: int = Field(1, ge=1, description="on this machine")
     distribution: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="ddp = each process holds the whole model; fsdp = each holds a share of it"
+        "ddp", description="ddp = each process holds the whole model; fsdp = each holds a share of it (GPUs only)"
     )
 
     # scoring

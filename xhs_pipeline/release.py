@@ -11,9 +11,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from xhs_pipeline.artifacts import Artifact, ArtifactStore, read_json
-from xhs_pipeline.judgement.champion import Candidate, read_champion, read_history, rollback, sign_off
-from xhs_pipeline.judgement.gate import GateVerdict
+from xhs_pipeline.artifacts import Artifact, ArtifactStore
+from xhs_pipeline.judgement.champion import (
+    Candidate,
+    read_champion,
+    read_history,
+    rollback,
+    sign_off,
+    verdict_of,
+)
 from xhs_pipeline.resources import Workspace
 
 SHOWN_LINES = 10
@@ -66,11 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(rollback(folder, options.name, options.reason).reason)
         else:
             judged = _report_of(store, options.version)
-            report = read_json(judged.file("report.json"))
+            verdict, report = verdict_of(judged)
             candidate = Candidate(
                 options.version, f"merged_model/{options.version}", judged.version, report["policy_version"]
             )
-            verdict = GateVerdict.from_dict(report["gate"])
             print(sign_off(folder, candidate, verdict, options.name, options.reason))
             print("materialise released_model to release it")
     except (ValueError, OSError) as problem:

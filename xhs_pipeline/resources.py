@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field, create_model
 
-from xhs_pipeline.artifacts import ArtifactStore
+from xhs_pipeline.artifacts import ArtifactStore, data_root
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.source_yaml import Source, load_source
 from xhs_pipeline.privacy import load_hmac_key
@@ -37,7 +37,7 @@ class Workspace(dg.ConfigurableResource):
 
     @property
     def root(self) -> Path:
-        return Path(self.data_dir or os.environ.get("XHS_DATA_DIR") or ROOT / "data").absolute()
+        return data_root(self.data_dir)
 
     @property
     def store(self) -> ArtifactStore:

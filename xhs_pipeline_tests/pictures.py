@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from xhs_pipeline.judgement.evasion import chinese_font
+from xhs_pipeline.judgement.evasion.transforms import chinese_font
 
 SIDE = 1024
 

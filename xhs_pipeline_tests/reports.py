@@ -1,12 +1,15 @@
 """Reports over made-up predictions: the parts that report.build_report puts together, measured by the same functions as in a run."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jsonschema import Draft202012Validator
 from PIL import Image
 
 from xhs_pipeline.judgement import metrics, paired, report
@@ -17,6 +20,7 @@ from xhs_pipeline_tests.simulated import simulated
 from xhs_pipeline_tests.test_judgement_metrics import HARMLESS, frame
 
 POLICY = load_policy()
+SCHEMA = json.loads((files("xhs_pipeline.judgement") / "report.schema.json").read_text(encoding="utf-8"))
 NOT_MEASURED = figure(None, 0, "not measured")
 TRANSFORMS = {
     "homophones": "谐音",
@@ -178,3 +182,8 @@ def example(**changes: Any) -> dict[str, Any]:
         "post_id": "p1", "title": "标题", "body": "正文", "images": [], "true_verdict": "remove", "true_category": "诈骗",
         "verdict": "pass", "category": "正常", "probability": 0.8, "cost": 50.0, "label_source": "source", **changes,
     }  # fmt: skip
+
+
+def faults(content: dict[str, Any]) -> list[str]:
+    """Where a report departs from the published schema."""
+    return [f"{e.json_path}: {e.message[:120]}" for e in Draft202012Validator(SCHEMA).iter_errors(content)]

@@ -72,7 +72,7 @@ def export(folder: Path, rows: list[dict[str, str]]) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A source of two weeks with everything that may happen to a post, and an empty data folder."""
-    for name in ("XHS_HMAC_KEY", "XHS_PROFILE", "XHS_SOURCE", "XHS_DATA_DIR"):
+    for name in ("XHS_HMAC_KEY", "XHS_PROFILE", "XHS_SOURCE", "XHS_DATA_DIR", "XHS_APPEALS_URL"):
         monkeypatch.delenv(name, raising=False)
     pictures = tmp_path / "pictures"
     pictures.mkdir()

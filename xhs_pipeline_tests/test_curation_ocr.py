@@ -23,8 +23,8 @@ from xhs_pipeline.curation.clean import CleanSettings
 from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.stages import write_clean
 from xhs_pipeline.curation.text import ELISION
-from xhs_pipeline.judgement.batch import judge_file
-from xhs_pipeline.judgement.evasion import FontMissing, chinese_font
+from xhs_pipeline.judge.batch import judge_file
+from xhs_pipeline.judgement.evasion.transforms import FontMissing, chinese_font
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.posts.schema import RAW_POSTS, write_table
 from xhs_pipeline.resources import Workspace, profile_resource

@@ -20,7 +20,7 @@ import yaml
 
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, file_digest, read_json
 from xhs_pipeline.curation.text import matching_form
-from xhs_pipeline.judgement.floors import MAJORITY, TFIDF
+from xhs_pipeline.judgement.floors import MAJORITY, TFIDF, UNTUNED
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import PROFILES_DIR
 
@@ -315,7 +315,7 @@ def test_the_report_stands_beside_the_floors_and_says_that_so_small_a_model_prov
 ) -> None:
     artifact = place.latest("evaluation_report")
     report = read_json(artifact.file("report.json"))
-    assert set(report["figures"]["floors"]) == {MAJORITY, TFIDF}
+    assert set(report["figures"]["floors"]) == {MAJORITY, TFIDF, UNTUNED}
     tests = rows(place.latest("sharegpt_splits"), "test.parquet")
     for figures in (report["figures"]["model"], *report["figures"]["floors"].values()):
         for name in ("binary_accuracy", "binary_macro_f1", "category_macro_f1"):

@@ -11,8 +11,8 @@ import openpyxl
 import pytest
 
 from xhs_pipeline.artifacts import write_json
-from xhs_pipeline.judge import main
-from xhs_pipeline.judgement.batch import judge_file
+from xhs_pipeline.judge.__main__ import main
+from xhs_pipeline.judge.batch import judge_file
 from xhs_pipeline.judgement.calibration import Calibration
 from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.costs import cost_matrix

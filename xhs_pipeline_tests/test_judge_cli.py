@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
-from xhs_pipeline.judge import main
+from xhs_pipeline.judge.__main__ import main
+from xhs_pipeline.judge.rows import CHUNK, CHUNK_BYTES, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.judgement.judge import Judge
-from xhs_pipeline.judgement.to_judge import CHUNK, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, MAX_IMAGES
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
-from xhs_pipeline.posts.sources import BATCH_BYTES, SourceError
+from xhs_pipeline.posts.sources import SourceError
 from xhs_pipeline.vlm.card import MODEL_CARD
 from xhs_pipeline_tests.small import POLICY, jsonl
 
@@ -205,7 +205,7 @@ def test_an_id_with_control_characters_or_without_end_is_refused_as_when_reading
 
 
 def test_posts_in_memory_are_bounded_by_their_number_and_by_their_bytes() -> None:
-    picture = bytes(BATCH_BYTES // 4)  # one object, however many posts hold it
+    picture = bytes(CHUNK_BYTES // 4)  # one object, however many posts hold it
     row = {"post_id": "p", "title": "", "body": "", "images": [{"bytes": picture, "path": "a"}]}
     text = {"post_id": "p", "title": "", "body": "好", "images": []}
     assert [len(chunk) for chunk in chunked(ReadRow(n, row) for n in range(10))] == [4, 4, 2]

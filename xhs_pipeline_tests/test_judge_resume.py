@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from xhs_pipeline.judgement.batch import judge_file
-from xhs_pipeline.judgement.lines import resumable
-from xhs_pipeline.judgement.to_judge import CHUNK
+from xhs_pipeline.judge.batch import judge_file
+from xhs_pipeline.judge.lines import resumable
+from xhs_pipeline.judge.rows import CHUNK
 from xhs_pipeline_tests.small import jpeg, jsonl
 
 MADE = {"model": "m", "posts": "p"}

@@ -15,6 +15,7 @@ from xhs_pipeline.judgement.evaluation import Answered, Settings, golden_figures
 from xhs_pipeline.judgement.figures import figure
 from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.stages import evaluate_model
+from xhs_pipeline_tests.reports import faults
 from xhs_pipeline_tests.small import PROFILE
 from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, POLICY, frame
 
@@ -31,6 +32,7 @@ class Evaluated:
     def __init__(self, folder: Path, log: list[str]):
         self.folder, self.log = folder, log
         self.report = read_json(folder / "report.json")
+        assert faults(self.report) == [], "every report that the stage writes keeps to the published schema"
         self.predictions = pd.read_parquet(folder / "predictions.parquet")
 
 

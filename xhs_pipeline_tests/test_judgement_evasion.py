@@ -8,9 +8,9 @@ from PIL import Image
 
 from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.text import matching_form, normalise
-from xhs_pipeline.judgement import evasion
-from xhs_pipeline.judgement.evasion import CHINESE_NAMES, IN_IMAGE, TEXT_TRANSFORMS, Disguised, disguise
-from xhs_pipeline.judgement.evasion_tables import EMOJI, MARTIAN, SPLIT
+from xhs_pipeline.judgement.evasion import transforms as evasion
+from xhs_pipeline.judgement.evasion.tables import EMOJI, MARTIAN, SPLIT
+from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES, IN_IMAGE, TEXT_TRANSFORMS, Disguised, disguise
 
 POST = Disguised(
     "加我微信领红包", "稳赚不赔，日赚500元，不要错过这个赚钱的好机会，名额有限先到先得，我们的老师带你一起投资理财"

@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -186,6 +187,15 @@ def test_the_page_fetches_nothing_and_shows_at_most_twenty_posts_of_each_kind() 
     assert "比在用模型多 48" in html
 
 
+def test_even_with_pictures_that_do_not_compress_the_page_stays_below_five_megabytes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    noise = io.BytesIO()
+    Image.fromarray(pixels).save(noise, format="JPEG", quality=95)
+    worst = example(body="字" * 1000, images=[noise.getvalue()] * page.IMAGES_SHOWN, added_cost=50.0)
+    html = shown(full(), (worst,) * report.MAX_EXAMPLES, (worst,) * report.MAX_EXAMPLES)
+    assert 1_000_000 < len(html.encode()) < 5_000_000
+
+
 def test_the_same_report_makes_the_same_bytes() -> None:
     page._template.cache_clear()
     assert shown(full()) == shown(full())
@@ -271,6 +281,16 @@ def test_the_page_opens_without_a_word_in_the_console_and_fits_its_width(
     tab.close()
 
 
+def test_on_a4_paper_no_table_or_picture_is_cut_off(browser: Browser, file: Path) -> None:
+    tab = browser.new_page(viewport={"width": 718, "height": 1000})  # A4 at 96 pixels an inch, less Chromium's margins
+    tab.emulate_media(media="print")
+    tab.goto(file.as_uri())
+    cut = "() => [...document.querySelectorAll('table, img')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+    assert tab.evaluate(cut) == 0
+    assert tab.locator("nav").is_hidden()
+    tab.close()
+
+
 def column(tab: Page, table: str, place: int) -> list[str]:
     return tab.locator(f"#{table} tbody tr").evaluate_all(
         "(rows, place) => rows.map(r => r.cells[place].dataset.k)", place
@@ -321,3 +341,10 @@ def test_hostile_text_is_only_text_and_a_script_that_got_in_would_not_run(browse
     assert tab.evaluate("window.acted") is None
     assert len([line for line in said if "Content Security Policy" in line]) >= 2
     tab.close()
+
+
+def test_a_gate_without_a_number_says_why_in_chinese() -> None:
+    assert words.gate_reason("召回保持率的平均缺失：no transform has a retention") == (
+        "召回保持率的平均缺失：改动到的违规帖太少，算不出保持的比例"
+    )
+    assert words.gate_reason("无效回答的比例 0.0000，上限 0.005") == "无效回答的比例 0.0000，上限 0.005"

@@ -13,7 +13,7 @@ from xhs_pipeline.policy import load_policy
 SURE, MISSING = figure(0.5, 10, bounds=(0.3, 0.6)), figure(None, 0, "no posts")
 NAMES = load_policy().category_names
 HISTORY = [{"step": i, "loss": 3 / (1 + i / 50)} for i in range(2000)] + [
-    {"step": i, "eval_macro_f1": i / 2000} for i in range(0, 2000, 200)
+    {"step": i, "eval_verdict_macro_f1": i / 2000} for i in range(0, 2000, 200)
 ]
 
 

@@ -1,24 +1,18 @@
 """What report.json holds, that it keeps to its published schema, and which posts it is illustrated with."""
 
 import json
-from importlib.resources import files
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from xhs_pipeline.judgement import report
 from xhs_pipeline.judgement.paired import compare
-from xhs_pipeline_tests.reports import build, context, full, jpeg, parts
+from xhs_pipeline_tests.reports import SCHEMA, build, context, faults, full, jpeg, parts
 from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, LURE, POLICY, frame, posts_table
 
-SCHEMA = json.loads((files("xhs_pipeline.judgement") / "report.schema.json").read_text(encoding="utf-8"))
 TRUTH = [HARMLESS] * 6 + [FRAUD] * 4 + [LURE] * 4
 BETTER = TRUTH
 MIDDLING = [HARMLESS] * 5 + [FRAUD] + [FRAUD] * 2 + [HARMLESS] * 2 + [LURE] * 4
-
-
-def faults(content: dict) -> list[str]:
-    return [f"{e.json_path}: {e.message[:120]}" for e in Draft202012Validator(SCHEMA).iter_errors(content)]
 
 
 def test_a_model_below_the_linear_floor_is_named_with_the_figures_that_it_loses_on() -> None:
@@ -122,4 +116,4 @@ def test_regressions_come_with_their_posts_in_the_order_of_the_comparison() -> N
     posts = posts_table(truth, body=["零", "一", "二", "三"])
     found = report.worst_regressions(compare(model, champion, POLICY, times=0), model, lambda ids: posts, POLICY)
     assert [(e["post_id"], e["body"], e["added_cost"]) for e in found] == [("p1", "一", 50.0), ("p0", "零", 5.0)]
-    assert report.worst_regressions(None, model, posts, POLICY) == []
+    assert report.worst_regressions(None, model, lambda ids: posts, POLICY) == []

@@ -387,3 +387,16 @@ def test_every_special_token_is_one_id_inside_the_vocabulary(small_checkpoint: P
     assert len(set(ids)) == len(SPECIAL) and max(ids) < config["text_config"]["vocab_size"]
     assert config["image_token_id"] == small_processor.image_token_id == ids[-1]
     assert len(check_checkpoint(small_checkpoint)) > 1
+
+
+def test_image_patches_are_embedded_as_the_convolution_of_the_checkpoint_does(published_checkpoint: Path) -> None:
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    ours = load_model(published_checkpoint, load_profile("tiny"), on="cpu").model.visual.patch_embed
+    plain = Qwen2VLForConditionalGeneration.from_pretrained(published_checkpoint, dtype=torch.float32)
+    patches = torch.randn(40, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = plain.model.visual.patch_embed(patches)
+        torch.testing.assert_close(ours(patches), expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 1e-3

@@ -125,6 +125,19 @@ def test_an_image_batch_leaves_nothing_behind_for_the_text_batch_after_it(
     np.testing.assert_array_equal(tree_scores(model, small_processor, texts), before)
 
 
+def test_a_model_that_has_scored_is_the_model_it_was(
+    model: Any, small_processor: Any, examples: dict[str, Example]
+) -> None:
+    import torch
+
+    batch = {k: v for k, v in pad([examples["one"]], small_processor).items() if k not in ("labels", "loss_weights")}
+    with torch.inference_mode():
+        before = model(**batch).logits
+        tree_scores(model, small_processor, list(examples.values()))
+        after = model(**batch).logits
+    assert after.shape == before.shape and torch.equal(after, before)
+
+
 def test_every_answer_of_the_policy_hangs_on_the_tree_with_the_ids_that_training_sees(small_processor: Any) -> None:
     tree = answer_tree(small_processor.tokenizer, POLICY)
     assert tree.answers == tuple(POLICY.answers())

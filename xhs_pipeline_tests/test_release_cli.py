@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xhs_pipeline.artifacts import ArtifactStore, Built, write_json
-from xhs_pipeline.judgement.champion import Candidate, read_champion, read_history, release
+from xhs_pipeline.judgement.champion import Candidate, read_champion, read_history, release, verdict_of
 from xhs_pipeline.judgement.gate import Gate, GateVerdict
 from xhs_pipeline.release import main
 
@@ -27,7 +27,7 @@ def judged(store: ArtifactStore, model: str, verdict: GateVerdict) -> str:
 
     def write(work: Path) -> Built:
         write_json(work / "report.json", report)
-        return Built({})
+        return Built({"gate": report["gate"]})
 
     lineage = {"merged_model": model}
     return store.build(
@@ -78,3 +78,14 @@ def test_a_rollback_is_one_line_and_puts_the_model_before_it_back(
     assert now is not None and now.version == "v1"
     assert main(["rollback", "--name", "李雷", "--reason", "还不够"]) == 2
     assert "v1 is the first release" in capsys.readouterr().err
+
+
+def test_a_report_that_was_edited_releases_nothing(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    judged(store, "v1", MISSING)
+    artifact = store.latest("evaluation_report")
+    assert artifact is not None
+    write_json(artifact.file("report.json"), {"policy_version": "p1", "gate": {"status": "pass", "gates": []}})
+    assert main(["sign-off", "v1", "--name", "李雷", "--reason", "看过"]) == 2
+    assert "report.json: not the report that was published" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not the report that was published"):
+        verdict_of(artifact)

@@ -62,7 +62,7 @@ def test_packed_logits_are_those_of_each_record_alone(
         },
         strict=False,
     )
-    row = pack(pad(kinds[kind], small_processor), base.model.get_rope_index)
+    row = pack(kinds[kind], small_processor, base.model.get_rope_index)
     assert row["input_ids"].shape == (1, sum(map(len, kinds[kind]))), "no padding"
     assert row["record_lengths"] == [len(e) for e in kinds[kind]]
     inputs = {k: v for k, v in row.items() if k not in ("labels", "loss_weights")}
@@ -74,6 +74,9 @@ def test_packed_logits_are_those_of_each_record_alone(
             batch = {k: v for k, v in pad([example], small_processor).items() if k not in ("labels", "loss_weights")}
             alone = plain(**batch).logits[0]
             torch.testing.assert_close(packed[start : start + len(example)], alone, atol=1e-5, rtol=1e-5)
+            rotary, _ = base.model.get_rope_index(**{k: v for k, v in batch.items() if k != "pixel_values"})
+            places = torch.cat([torch.arange(len(example))[None, None], rotary])
+            assert row["position_ids"][..., start : start + len(example)].equal(places), "a record's own places"
             start += len(example)
 
 
@@ -84,13 +87,16 @@ def test_packed_loss_and_gradients_are_those_of_the_padded_batch(
 ) -> None:
     import torch
 
-    batch = pad(kinds[kind], small_processor, rationale_weight=0.3)
     found = []
     for packed in (False, True):
         model, base = tuned(small_checkpoint, gradient_checkpointing=checkpointing, lora_modules="all",
                             lora_targets=[*PLAIN.lora_targets, "qkv", "fc1", "mlp.0"])  # fmt: skip
         model.train()
-        loss = model(**(pack(batch, base.model.get_rope_index) if packed else batch)).loss
+        if packed:
+            batch = pack(kinds[kind], small_processor, base.model.get_rope_index, rationale_weight=0.3)
+        else:
+            batch = pad(kinds[kind], small_processor, rationale_weight=0.3)
+        loss = model(**batch).loss
         loss.backward()
         found.append((loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
     (loss, gradients), (packed_loss, packed_gradients) = found
@@ -109,7 +115,7 @@ def test_a_record_does_not_see_its_neighbours(small_checkpoint: Path, small_proc
     subject = record(small_processor, "s", "周末公园散步", images=1)
     seen = []
     for other in (record(small_processor, "a", "内幕消息"), record(small_processor, "b", "祖传秘方" * 9, images=2)):
-        row = pack(pad([other, subject], small_processor), base.model.get_rope_index)
+        row = pack([other, subject], small_processor, base.model.get_rope_index)
         inputs = {k: v for k, v in row.items() if k not in ("labels", "loss_weights")}
         with torch.inference_mode():
             hidden = base.model(**inputs, attention_mask={"full_attention": None}, use_cache=False).last_hidden_state

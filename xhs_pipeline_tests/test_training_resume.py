@@ -70,13 +70,17 @@ def test_a_run_killed_at_any_step_and_started_again_ends_bit_equal(
         json.loads((folder / "history.json").read_text(encoding="utf-8"))["history"]
         for folder in (small_adapter, tmp_path)
     )
-    best = max((e for e in undisturbed if "eval_macro_f1" in e), key=lambda e: (e["eval_macro_f1"], -e["step"]))
+    best = max(
+        (e for e in undisturbed if "eval_verdict_macro_f1" in e), key=lambda e: (e["eval_verdict_macro_f1"], -e["step"])
+    )
     curves = [{e["step"]: e["loss"] for e in history if "loss" in e} for history in (undisturbed, again)]
     # each logged loss is a mean since the one before; the first one after the resume misses the steps before the checkpoint
     joined = next(logged for logged in curves[0] if logged > at)
     assert list(curves[0]) == list(curves[1])
     assert all(curves[1][logged] == loss for logged, loss in curves[0].items() if logged != joined)
-    assert [e for e in again if "eval_macro_f1" in e] == [e for e in undisturbed if "eval_macro_f1" in e]
+    assert [e for e in again if "eval_verdict_macro_f1" in e] == [
+        e for e in undisturbed if "eval_verdict_macro_f1" in e
+    ]
     assert bits(tmp_path) == bits(small_adapter), f"killed at {step}, resumed from {at}, best at {best['step']}"
 
 
@@ -102,7 +106,7 @@ def test_a_checkpoint_that_was_only_half_written_is_passed_over_and_the_best_ada
             number = next(calls)
             if number == killed_at:
                 raise Killed
-            return {"macro_f1": float(scores[number - 1])}
+            return {"verdict_macro_f1": float(scores[number - 1])}
 
         said: list[str] = []
         profile = PLAIN.model_copy(update={"batch_size": 4, "epochs": 8, "evaluations": 4, "checkpoints": 4})
@@ -134,7 +138,7 @@ def test_a_run_that_had_lost_patience_when_it_was_killed_does_not_go_on(
     profile = PLAIN.model_copy(update={"epochs": 3, "evaluations": 3, "checkpoints": 3, "early_stopping": 1})
 
     def validate(model: Any) -> dict[str, float]:
-        return {"macro_f1": next(scores)}
+        return {"verdict_macro_f1": next(scores)}
 
     for _ in range(2):
         found = train(small_checkpoint, alike, validate, small_processor, profile, tmp_path, lambda line: None)
@@ -159,7 +163,7 @@ def validate(model):
     calls.append(1)
     if len(calls) == 2:  # from here on no file may grow past 20 kB, less than a checkpoint needs
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    return {"macro_f1": 1.0}
+    return {"verdict_macro_f1": 1.0}
 train(Path(base), Records(Path(records)), validate, processor, profile, Path(work), lambda line: None)
 """
 
@@ -180,7 +184,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_clear_failure_and_the_o
     assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-1"], "what was written in part is gone"
     assert newest_checkpoint(checkpoints) == str(checkpoints / "checkpoint-1")
 
-    scores = {"macro_f1": 1.0}
+    scores = {"verdict_macro_f1": 1.0}
     said: list[str] = []
     train(small_checkpoint, alike, lambda m: scores, small_processor, profile, tmp_path / "work", said.append)
     assert "adapter: resumed from step 1/4" in said

@@ -1,6 +1,7 @@
 """The run: updates that mean the same however they are computed, every record accounted for, every setting named."""
 
 import json
+import math
 import re
 import shutil
 from collections import defaultdict
@@ -15,7 +16,7 @@ from xhs_pipeline.profile import Profile
 from xhs_pipeline.training.qlora import plan, train
 from xhs_pipeline.training.records import Records
 from xhs_pipeline.training.stages import _prepare, load_examples, train_adapter
-from xhs_pipeline.training.trainer import out_of_patience
+from xhs_pipeline.training.trainer import best_step, out_of_patience
 from xhs_pipeline_tests.small import PLAIN, PROFILE, record, records_file
 
 
@@ -51,7 +52,13 @@ def test_accumulated_gradients_are_the_gradients_of_the_whole_batch(
         work.mkdir()
         ends = iter(range(100))
         found = train(
-            small_checkpoint, alike, lambda model, n=ends: {"macro_f1": next(n)}, small_processor, profile, work, quiet
+            small_checkpoint,
+            alike,
+            lambda model, n=ends: {"verdict_macro_f1": next(n)},
+            small_processor,
+            profile,
+            work,
+            quiet,
         )
         steps = [entry for entry in found["history"] if "loss" in entry]
         assert found["steps"] == len(steps) == 6
@@ -74,13 +81,15 @@ def test_without_a_validation_split_the_last_step_is_kept(
     profile = PLAIN.model_copy(update={"epochs": 3})
     found = train(small_checkpoint, alike, None, small_processor, profile, tmp_path, quiet)
     assert found["best_step"] == found["steps"] == 3
-    assert not [entry for entry in found["history"] if "eval_macro_f1" in entry]
+    assert not [entry for entry in found["history"] if "eval_verdict_macro_f1" in entry]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_max_steps_ends_a_run_early(small_checkpoint: Path, small_processor: Any, alike: Any, tmp_path: Path) -> None:
     profile = PLAIN.model_copy(update={"batch_size": 1, "accumulation": 2, "epochs": 5, "max_steps": 3})
-    found = train(small_checkpoint, alike, lambda model: {"macro_f1": 1.0}, small_processor, profile, tmp_path, quiet)
+    found = train(
+        small_checkpoint, alike, lambda model: {"verdict_macro_f1": 1.0}, small_processor, profile, tmp_path, quiet
+    )
     assert found["steps"] == 3
 
 
@@ -105,7 +114,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_records(
     broken = poison(small_checkpoint, tmp_path / "broken")
     profile = PLAIN.model_copy(update={"batch_size": 2})
     with pytest.raises(FloatingPointError) as raised:
-        train(broken, alike, lambda model: {"macro_f1": 0.0}, small_processor, profile, tmp_path / "work", quiet)
+        train(
+            broken, alike, lambda model: {"verdict_macro_f1": 0.0}, small_processor, profile, tmp_path / "work", quiet
+        )
     words = str(raised.value)
     assert "nan at step 1" in words and "learning_rate" in words and "内幕" not in words
     assert sum(e.post_id in words for e in alike) == 2
@@ -141,7 +152,7 @@ def test_an_adapter_folder_holds_peft_files_a_history_and_no_checkpoints(small_a
     history = json.loads((small_adapter / "history.json").read_text(encoding="utf-8"))
     losses = [entry["loss"] for entry in history["history"] if "loss" in entry]
     assert losses[-1] < losses[0] / 2
-    assert len([entry for entry in history["history"] if "eval_macro_f1" in entry]) == PROFILE.evaluations
+    assert len([entry for entry in history["history"] if "eval_verdict_macro_f1" in entry]) == PROFILE.evaluations
     assert len(history["adapted_modules"]) == 7 * PROFILE.tiny_layers
 
 
@@ -188,6 +199,25 @@ def test_packed_or_one_at_a_time_an_update_learns_the_same(
         assert max(float((found[n] - weights[n]).abs().max()) for n in weights) < 1e-3, name
 
 
+def test_a_padded_batch_and_a_packed_row_of_the_same_records_make_the_same_updates(
+    small_checkpoint: Path, small_processor: Any, unlike: Any, tmp_path: Path
+) -> None:
+    """With all that the embedded default has: NF4, trained embeddings, varied texts. An update of all records is the same
+    records however their order was chosen; in smaller ones, padding brings records of like length together.
+    """
+    common = {"quantization": "nf4", "train_embeddings": True, "augmentation": 0.85, "rationale_weight": 0.02,
+              "batch_size": len(unlike), "epochs": 3, "warmup": 0.0, "learning_rate": 0.003}  # fmt: skip
+    ways = {"padded": 0, "packed": 65536}
+    (padded, weights), (packed, found) = (
+        losses_of(small_checkpoint, unlike, small_processor, tmp_path / way, **common, pack_length=length)
+        for way, length in ways.items()
+    )
+    assert len(padded) == 3 and padded[2] < padded[0]
+    assert packed == pytest.approx(padded, abs=1e-5)
+    for name, tensor in weights.items():
+        assert float((found[name] - tensor).abs().max()) < 1e-5, name
+
+
 def test_accumulation_changes_neither_the_records_of_an_update_nor_their_number() -> None:
     lengths = [20 + 7 * i % 90 for i in range(53)]
     for changes in ({"batch_size": 8, "accumulation": 1}, {"batch_size": 2, "accumulation": 4}):
@@ -229,8 +259,33 @@ def test_only_the_record_that_breaks_the_loss_is_named(
     ],
 )
 def test_patience_counts_validations_since_the_best(scores: list[float], patience: int, ends: bool) -> None:
-    history = [{"eval_macro_f1": score} for score in scores]
+    history = [{"step": step, "eval_verdict_macro_f1": score} for step, score in enumerate(scores)]
     assert out_of_patience([{"loss": 1.0}, *history], patience) is ends
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after"),
+    [
+        ("linear", lambda share: 1 - share),
+        ("cosine", lambda share: (1 + math.cos(math.pi * share)) / 2),
+        ("constant", lambda share: 1.0),
+    ],
+)
+def test_the_learning_rate_warms_up_and_then_follows_the_schedule(
+    schedule: str, after: Any, small_checkpoint: Path, small_processor: Any, alike: Any, tmp_path: Path
+) -> None:
+    profile = Profile(**{**PLAIN.model_dump(), "epochs": 10, "schedule": schedule, "warmup": 0.2})
+    found = train(small_checkpoint, alike, None, small_processor, profile, tmp_path, quiet)
+    rates = [entry["learning_rate"] / profile.learning_rate for entry in found["history"]]
+    assert rates == pytest.approx([0, 0.5, *(after(step / 8) for step in range(8))])
+
+
+def test_the_best_checkpoint_is_that_of_the_verdicts_and_of_equals_that_of_the_categories() -> None:
+    scores = [(1, 0.5, 0.9), (2, 0.7, 0.1), (3, 0.7, 0.4), (4, 0.7, 0.4), (5, 0.6, 1.0)]
+    history: list[dict[str, Any]] = [{"step": 1, "loss": 9.0}]
+    history += [{"step": s, "eval_verdict_macro_f1": v, "eval_category_macro_f1": c} for s, v, c in scores]
+    assert best_step(history) == 3
+    assert best_step(history[:3]) == 2 and best_step(history[:1]) is None
 
 
 def test_a_run_ends_when_validation_no_longer_improves(
@@ -239,7 +294,7 @@ def test_a_run_ends_when_validation_no_longer_improves(
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.9])
     profile = PLAIN.model_copy(update={"epochs": 5, "evaluations": 5, "early_stopping": 2})
     found = train(
-        small_checkpoint, alike, lambda m: {"macro_f1": next(scores)}, small_processor, profile, tmp_path, quiet
+        small_checkpoint, alike, lambda m: {"verdict_macro_f1": next(scores)}, small_processor, profile, tmp_path, quiet
     )
     assert (found["steps"], found["best_step"]) == (4, 2)
     assert found["settings"]["planned_steps"] == 5
@@ -274,7 +329,7 @@ def test_the_curves_are_there_for_tensorboard(small_adapter: Path) -> None:
 
     events = EventAccumulator(str(small_adapter / "runs"))
     events.Reload()
-    assert {"train/loss", "train/learning_rate", "train/tokens_per_second", "validation/macro_f1"} <= set(
+    assert {"train/loss", "train/learning_rate", "train/tokens_per_second", "validation/verdict_macro_f1"} <= set(
         events.Tags()["scalars"]
     )
     history = json.loads((small_adapter / "history.json").read_text(encoding="utf-8"))["history"]

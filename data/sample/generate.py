@@ -289,7 +289,8 @@ def make_appeals(posts: list[Post], count: int, rng: random.Random) -> list[dict
         chosen = rng.sample(those, min(number, len(those)))
         severe = [i for i, post in enumerate(chosen) if post.category in TWO_REVIEWERS][:2]
         overturned = [i for i, following in enumerate(outcomes) if following == ["overturned"]]
-        for i, j in zip(severe, overturned):  # chance may give none of the rare severe posts an outcome that takes two
+        # chance may give none of the rare severe posts an outcome that takes two reviewers
+        for i, j in zip(severe, overturned, strict=False):
             outcomes[i], outcomes[j] = outcomes[j], outcomes[i]
         for i, post in enumerate(chosen, start=1):
             events += _history(f"{letter}-{i:04d}", post, outcomes[i - 1], rng)

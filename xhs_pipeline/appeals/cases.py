@@ -79,12 +79,17 @@ def in_state(
 
     The database leaves out what cannot be in that state, a page at a time; the fold decides.
     """
-    later = EVENTS.alias("later")
-    ending = (wanted,) if wanted in (*states.ADJUDICATED, *states.CLOSED) else states.CLOSED
-    ended = sa.exists().where(later.c.case_id == EVENTS.c.case_id, later.c.kind.in_(ending))
-    asked = sa.select(EVENTS.c.event_id, EVENTS.c.case_id).where(
-        EVENTS.c.kind.in_(states.OPENING), ~ended if ending == states.CLOSED else ended
-    )
+    later, newer = EVENTS.alias("later"), EVENTS.alias("newer")
+    may_be: sa.ColumnElement[bool]
+    if wanted in (*states.ADJUDICATED, *states.CLOSED):
+        may_be = sa.exists().where(later.c.case_id == EVENTS.c.case_id, later.c.kind == wanted)
+    else:
+        # what the system wrote down as decided stays so unless something came after it
+        last = ~sa.exists().where(newer.c.case_id == later.c.case_id, newer.c.event_id > later.c.event_id)
+        decided = sa.and_(later.c.kind.in_(states.ADJUDICATED), later.c.actor_role == states.SYSTEM, last)
+        ended = sa.or_(later.c.kind.in_(states.CLOSED), decided)
+        may_be = ~sa.exists().where(later.c.case_id == EVENTS.c.case_id, ended)
+    asked = sa.select(EVENTS.c.event_id, EVENTS.c.case_id).where(EVENTS.c.kind.in_(states.OPENING), may_be)
     while True:
         page = db.execute(asked.where(EVENTS.c.event_id > after).order_by(EVENTS.c.event_id).limit(PAGE)).all()
         if not page:

@@ -118,7 +118,7 @@ class Database:
         if not self.sqlite:
             yield
             return
-        with Path(f"{self.url.database}.lock").open("w") as lock:
+        with Path(f"{self.url.database}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with self._errors("nothing was read"), self.engine.connect() as connection:
                 raw = connection.connection.driver_connection

@@ -8,7 +8,7 @@ import dagster as dg
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, read_json
 from xhs_pipeline.assets import shown
 from xhs_pipeline.assets.model import GPU_POOL, merged_model
-from xhs_pipeline.assets.publish import RETRY, check, publish, upstream
+from xhs_pipeline.assets.publish import RETRY, check, publish, refusals, upstream
 from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import settings_of
@@ -80,7 +80,7 @@ def evaluation_report(
 
     def write(work: Path) -> Built:
         counts = run("xhs_pipeline.judgement.stages:evaluate_model", {**arguments, "out": str(work)}, context.log.info)
-        verdict = GateVerdict.from_dict(read_json(work / "report.json")["gate"])
+        verdict = GateVerdict.from_dict(counts["gate"])
         return Built(counts, [CheckOutcome("release_gate", verdict.passed, verdict.summary, blocking=False)])
 
     def describe(artifact: Artifact) -> dict[str, Any]:
@@ -131,14 +131,14 @@ def evaluation_report(
 
 
 def _trained_on(store: ArtifactStore, model_version: str) -> tuple[str | None, str]:
-    """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know."""
+    """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know (in Chinese: the report says it)."""
     try:
         tuned = store.get("adapter", store.get("merged_model", model_version).manifest["lineage"]["adapter"])
         if "trained_elsewhere" in tuned.manifest["counts"]:  # stored beside splits that it was not trained on
-            return None, "the adapter was trained elsewhere"
+            return None, "适配器在别处训练"
         return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path), ""
-    except FileNotFoundError as gone:
-        return None, str(gone)
+    except FileNotFoundError:
+        return None, "训练用的数据集已不在数据文件夹中"
 
 
 def _rounded(value: float | None) -> str:
@@ -170,10 +170,14 @@ def released_model(context: dg.AssetExecutionContext, workspace: Workspace) -> d
         decision = read_json(artifact.file("decision.json"))
         return {"action": decision["action"], "reason": decision["reason"], "champion": decision["champion"] or "none"}
 
+    def write(work: Path) -> Built:
+        with refusals():
+            return write_release(folder, merged, judged, policy, work)
+
     return publish(
         context,
         store,
-        lambda work: write_release(folder, merged, judged, policy, work),
+        write,
         # a decision holds for the model in use that it was made against; after a sign-off or a rollback it is made anew
         inputs={"evaluation_report": judged, "merged_model": merged, "champion": rival.version if rival else "none"},
         settings={"interventions": interventions(folder, merged.version)},

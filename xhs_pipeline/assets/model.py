@@ -84,9 +84,9 @@ def base_model(
     kinds={"pytorch", "huggingface"},
     pool=GPU_POOL,
     retry_policy=RETRY,
-    code_version="2",
+    code_version="3",
     description="QLoRA adapter: NF4 base, LoRA on the layers that the profile names, loss on the answer only. The checkpoint with "
-    "the best macro-F1 on validation (mean of verdict and category) is kept. A killed run goes on from its last checkpoint. "
+    "the best macro-F1 of the verdict on validation is kept (of equals, the better one in categories). A killed run goes on from its last checkpoint. "
     "How each record was shown to the model is in budget.parquet, TensorBoard events are in runs.",
     check_specs=[
         check(
@@ -118,7 +118,9 @@ def adapter(
     def describe(artifact: Artifact) -> dict[str, Any]:
         history = read_json(artifact.file("history.json"))
         return {
-            "loss_curve": shown.picture(loss_curve(history["history"]), "loss and validation macro-F1 by step"),
+            "loss_curve": shown.picture(
+                loss_curve(history["history"]), "loss and macro-F1 of the verdict on validation, by step"
+            ),
             **_figures(artifact),
             "resolved_settings": shown.table(["setting", "value"], artifact.manifest["counts"]["settings"].items()),
             "set_aside_preview": shown.preview(artifact.file("quarantine.parquet"), ["post_id", "reason", "detail"]),

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from xhs_pipeline.posts.schema import open_parquet
+
 SHOWN_CHARACTERS = 60
 SHEET_IMAGES, THUMBNAIL = 24, 96
 # Rows shown of every reason, and groups of every sheet.
@@ -48,7 +50,7 @@ def count_column(file: Path, column: str) -> Counter[str]:
 
 def preview(file: Path, columns: Sequence[str], rows: int = 10) -> dg.MarkdownMetadataValue:
     """The first rows of a parquet file."""
-    batch = next(pq.ParquetFile(file).iter_batches(batch_size=rows, columns=list(columns)), None)
+    batch = next(open_parquet(file).iter_batches(batch_size=rows, columns=list(columns)), None)
     return table(columns, [[row[c] for c in columns] for row in batch.to_pylist()] if batch is not None else [])
 
 
@@ -74,7 +76,7 @@ def posts_of(files: Iterable[Path], post_ids: Collection[str], columns: Sequence
     """Some posts by id out of posts tables; of a table with images only the row groups that hold one of them are read."""
     wanted, found = pa.array(sorted(post_ids), pa.string()), {}
     for file in files:
-        table_ = pq.ParquetFile(file)
+        table_ = open_parquet(file)
         for group in range(table_.num_row_groups):
             here = pc.is_in(table_.read_row_group(group, columns=["post_id"])["post_id"], value_set=wanted)
             if pc.any(here).as_py():
@@ -86,7 +88,7 @@ def posts_of(files: Iterable[Path], post_ids: Collection[str], columns: Sequence
 def contact_sheet(file: Path, limit: int = SHEET_IMAGES) -> dg.MarkdownMetadataValue:
     """Thumbnails of the first images of a posts table, eight a row."""
     images: list[bytes] = []
-    for batch in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=64):
+    for batch in open_parquet(file).iter_batches(columns=["images"], batch_size=64):
         images += [image["bytes"] for post in batch["images"].to_pylist() for image in post]
         if len(images) >= limit:
             break

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from xhs_pipeline.posts.schema import open_parquet
+
 _READ = [
     "post_id", "title", "body", "match_text", "image_hashes", "created_at", "verdict", "category", "rationale", "label_source",
 ]  # fmt: skip
@@ -26,7 +28,7 @@ def read_arrivals(file: Path) -> pa.Table:
     """
     batches = [
         _light(batch)
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_AT_ONCE, columns=_READ, use_threads=False)
+        for batch in open_parquet(file).iter_batches(batch_size=ROWS_AT_ONCE, columns=_READ, use_threads=False)
     ]
     posts = pa.Table.from_batches(batches, _light(pa.RecordBatch.from_pylist([], pq.read_schema(file))).schema)
     posts = posts.append_column("row", pa.array(np.arange(posts.num_rows)))

@@ -19,7 +19,7 @@ from xhs_pipeline.artifacts import Artifact
 from xhs_pipeline.curation.duplicates import CONFLICT, KEPT
 from xhs_pipeline.curation.index import Index, Numbers
 from xhs_pipeline.curation.previous import Previous, Result
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, TableWriter
+from xhs_pipeline.posts.schema import UNIQUE_POSTS, TableWriter, open_parquet
 
 PART_ROWS = 128
 BATCH_ROWS = 64
@@ -110,7 +110,7 @@ class _Week:
         several = self._result.founders.names(leaders, self._index)
         founders = [several.get(leader) or [group] for leader, group in zip(leaders.tolist(), groups, strict=True)]
         added = pa.table([groups, founders], pa.schema([UNIQUE_POSTS.field(name) for name in ("group_id", "founders")]))
-        source = pq.ParquetFile(self._file)
+        source = open_parquet(self._file)
         groups_of, cuts = part_groups(source.metadata), np.searchsorted(self.part[places], [*parts, parts[-1] + 1])
         for part, file, start, end in zip(parts, files, cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
             rows = self.row[places[start:end]] - self._starts[part]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import Built, CheckOutcome
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanSettings, clean_stream
-from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, TableWriter
+from xhs_pipeline.posts.schema import CLEAN_POSTS, DROPPED_IMAGES, QUARANTINE, TableWriter, open_parquet
 from xhs_pipeline.posts.stages import rows_accounted
 
 # A worker costs half a second of a core to start, which this many posts make up for even without images.
@@ -38,7 +38,7 @@ def write_clean(
     """
     if settings.ocr:
         ocr.require()
-    source = pq.ParquetFile(raw)
+    source = open_parquet(raw)
     total = source.metadata.num_rows
     # reading an image costs half a second, so that even one batch is worth a process
     posts_per_process = BATCH_ROWS if settings.ocr else POSTS_PER_PROCESS
@@ -92,7 +92,7 @@ def _read_back(file: Path, decoded: Sequence[pa.RecordBatch]) -> tuple[int, int]
     """How many images `file` holds, and how many are missing or differ from those with the SHA-256 in `decoded`, in order."""
     expected = (digest.as_py() for batch in decoded for digest in batch["sha256"])
     images = broken = 0
-    for batch in _batches(pq.ParquetFile(file)):
+    for batch in _batches(open_parquet(file)):
         for image in pc.list_flatten(batch["images"]).field("bytes"):
             images += 1
             broken += not image.is_valid or hashlib.sha256(image.as_buffer()).digest() != next(expected, None)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from xhs_pipeline.artifacts import Artifact, file_digest, read_json
 from xhs_pipeline.judgement.gate import INSUFFICIENT, GateVerdict
 
 POINTER = "champion.json"
@@ -100,6 +101,20 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 def model_folder(folder: Path, champion: Champion) -> Path:
     """Where the champion's model lies, for a pointer kept in `folder`."""
     return folder.parent / champion.model_path
+
+
+def verdict_of(judged: Artifact) -> tuple[GateVerdict, dict[str, Any]]:
+    """The gate's verdict as the manifest of a published evaluation_report holds it, and report.json.
+
+    Raises ValueError when report.json is not what was published: nobody is released on figures that were edited.
+    """
+    file, said = judged.file("report.json"), judged.manifest["files"]["report.json"]["sha256"]
+    if not file.is_file() or file_digest(file) != said:
+        raise ValueError(
+            f"{file}: not the report that was published (expected SHA-256 {said[:16]}); remove its folder and materialise "
+            "evaluation_report again"
+        )
+    return GateVerdict.from_dict(judged.manifest["counts"]["gate"]), read_json(file)
 
 
 def rival_of(folder: Path, version: str) -> Champion | None:

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xhs_pipeline.judgement import floors, metrics, robustness
+from xhs_pipeline.judgement import floors, metrics
 from xhs_pipeline.judgement.calibration import CALIBRATION, Calibration, fit_temperature
 from xhs_pipeline.judgement.decisions import decided
+from xhs_pipeline.judgement.evasion import robustness
 from xhs_pipeline.judgement.in_use import read_calibration
 from xhs_pipeline.judgement.judge import Judge, Post
 from xhs_pipeline.judgement.newest_week import newest_week_figures

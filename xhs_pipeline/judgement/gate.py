@@ -123,7 +123,9 @@ def _groups(context: Mapping[str, Any]) -> Gate:
     name, count = "groups_across_splits", context.get("groups_across_splits")
     if count is None:
         why = context.get("seen_unknown") or "没有检查"
-        return Gate(name, INSUFFICIENT, None, 0, 0, f"不知道训练过的帖子是否出现在测试集中：{why}")
+        return Gate(
+            name, INSUFFICIENT, None, 0, 0, f"不知道适配器训练时见过哪些帖子，无法检查重复组是否跨数据集：{why}"
+        )
     status, reason = (PASS, "没有重复组跨数据集") if count == 0 else (FAIL, f"{count} 个重复组跨数据集，测试结果不可信")
     return Gate(name, status, float(count), 0, int(count), reason)
 

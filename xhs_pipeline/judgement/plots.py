@@ -26,7 +26,7 @@ MAX_POINTS = 400  # of one curve; more only makes the file larger
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
     """Training loss and validation macro-F1 over steps as an SVG.
 
-    `history` rows hold `step` and any of `loss` (training) and `eval_macro_f1` (0 to 1), as transformers' log history
+    `history` rows hold `step` and any of `loss` (training) and `eval_verdict_macro_f1` (0 to 1), as transformers' log history
     does; rows with neither are skipped. A non-finite value is marked in the title and not drawn.
     """
     return svg(_loss_figure(history))
@@ -106,7 +106,7 @@ def _loss_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
         broken = 0
         for key, name, colour, marker, plot in (
             ("loss", "training loss", OTHER[0], None, axes),
-            ("eval_macro_f1", "validation macro-F1 (right)", MODEL, "o", right),
+            ("eval_verdict_macro_f1", "validation macro-F1 of the verdict (right)", MODEL, "o", right),
         ):
             points = [(float(r["step"]), float(r[key])) for r in history if r.get(key) is not None]
             finite = [p for p in points if math.isfinite(p[1])]

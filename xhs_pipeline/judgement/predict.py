@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.posts.schema import open_parquet
 from xhs_pipeline.vlm.batches import Unfit
 from xhs_pipeline.vlm.scoring import Judgement
 
@@ -18,7 +19,7 @@ def predict(
     judge: Judge, split: Path, log: Callable[[str], None] | None = None, chosen: Collection[str] | None = None
 ) -> list[Judgement | Unfit]:
     """What a model says of every row of a split (SHAREGPT parquet), or of the posts `chosen`, in the order of the file."""
-    total = pq.ParquetFile(split).metadata.num_rows if chosen is None else len(chosen)
+    total = open_parquet(split).metadata.num_rows if chosen is None else len(chosen)
     return list(judge.judge(read_posts(split, chosen), log, total))
 
 
@@ -37,7 +38,7 @@ def read_posts(split: Path, chosen: Collection[str] | None = None) -> Iterator[P
 def light_table(split: Path) -> pa.Table:
     """A split without its conversations and its images' bytes: of an image only the path is left, so they can be counted."""
     names = [name for name in pq.read_schema(split).names if name not in ("messages", "images")]
-    return pq.ParquetFile(split).read(columns=[*names, "images.list.element.path"])
+    return open_parquet(split).read(columns=[*names, "images.list.element.path"])
 
 
 def rows_with_images(split: Path, post_ids: Collection[str]) -> pa.Table:
@@ -51,6 +52,6 @@ def rows_with_images(split: Path, post_ids: Collection[str]) -> pa.Table:
 
 def _batches(split: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """A row group at a time: without `row_groups` pyarrow reads ahead, which with images is hundreds of megabytes."""
-    file = pq.ParquetFile(split)
+    file = open_parquet(split)
     for group in range(file.num_row_groups):
         yield from file.iter_batches(READ_ROWS, row_groups=[group], columns=list(columns), use_threads=False)

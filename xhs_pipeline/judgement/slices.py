@@ -105,11 +105,11 @@ def _part(question: Question, rows: np.ndarray) -> Question:
 
 
 def _f1(binary: Question, samples: np.ndarray | None) -> Figure:
-    """F1 of violations, 2 TP / (2 TP + FP + FN); n: posts that are, or are called, a violation."""
+    """F1 of violations, 2 TP / (2 TP + FP + FN); n: posts that are, or are called, a violation. No value without a true one."""
     right = int(((binary.truth == 1) & (binary.answer == 1)).sum())
-    total = int((binary.truth == 1).sum() + (binary.answer == 1).sum())
-    n, why = total - right, "neither true nor answered"
-    return resampled(2 * right / total if total else None, n, samples, why, limits=(0, 1))
+    true = int((binary.truth == 1).sum())
+    total = true + int((binary.answer == 1).sum())
+    return resampled(2 * right / total if true else None, total - right, samples, "no violations in it", limits=(0, 1))
 
 
 def _macro(question: Question, samples: np.ndarray | None, why: str | None) -> Figure:

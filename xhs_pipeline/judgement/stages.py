@@ -8,12 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, read_json, write_json
+from xhs_pipeline.artifacts import Artifact, Built, CheckOutcome, write_json
 from xhs_pipeline.judgement import page, report
 from xhs_pipeline.judgement.calibration import CALIBRATION
-from xhs_pipeline.judgement.champion import Candidate, release
+from xhs_pipeline.judgement.champion import Candidate, release, verdict_of
 from xhs_pipeline.judgement.evaluation import Rival, Settings, evaluate
-from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.predict import rows_with_images
 from xhs_pipeline.policy import Policy, load_policy
 
@@ -31,7 +30,8 @@ def evaluate_model(
     """Judge a merged model; write report.json, report.html, calibration.json and predictions.parquet into `out`.
 
     `model`, `base` and `splits` are folders of artefacts; `champion` holds the fields of `evaluation.Rival`, `settings` those of
-    `evaluation.Settings`, `context` is what `report.build_report` must be told. Returns the key figures and the gate's status.
+    `evaluation.Settings`, `context` is what `report.build_report` must be told. Returns the key figures and the gate's verdict,
+    which thereby stands in the manifest.
     """
     policy, folder, test = load_policy(), Path(out), Path(splits) / "test.parquet"
     rival = None
@@ -52,15 +52,17 @@ def evaluate_model(
     html = page.render_html(content, examples, policy, regressions)
     (folder / "report.html").write_text(html, encoding="utf-8")
     pq.write_table(pa.Table.from_pandas(found.predictions, preserve_index=False), folder / "predictions.parquet")
-    return {"key_figures": report.key_figures(content), "gate": content["gate"]["status"]}
+    return {"key_figures": report.key_figures(content), "gate": content["gate"]}
 
 
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:
-    """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way."""
-    report_of = read_json(judged.file("report.json"))
-    verdict = GateVerdict.from_dict(report_of["gate"])
+    """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way.
+
+    Raises ValueError when the report was edited.
+    """
+    verdict, told = verdict_of(judged)
     candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
-    move = release(folder, candidate, verdict, report_of["context"]["champion_version"])
+    move = release(folder, candidate, verdict, told["context"]["champion_version"])
     champion = move.champion.version if move.champion else None
     write_json(
         work / "decision.json",

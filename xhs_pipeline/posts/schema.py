@@ -143,6 +143,11 @@ def _portions(table: pa.Table, size: int) -> Iterator[pa.Table]:
     yield from _portions(table.slice(half), size)
 
 
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """A parquet file to be streamed: by default pyarrow keeps what it reads ahead, which is in the end the whole file."""
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Stream record batches into one parquet file and return the number of rows."""
     with TableWriter(path, schema) as table:

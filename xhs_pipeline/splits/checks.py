@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import CheckOutcome
 from xhs_pipeline.policy import Policy
+from xhs_pipeline.posts.schema import open_parquet
 from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER
 from xhs_pipeline.splits.grouping import SPLITS
 from xhs_pipeline.splits.kept_out import Golden, check_never_trained
@@ -54,7 +54,7 @@ def check_splits(work: Path, counts: Mapping[str, Any], golden: Golden, policy: 
 
 def _read(file: Path) -> Iterable[dict[str, Any]]:
     columns = ["messages", "images", "group_id", "verdict", "category", "rationale"]
-    for batch in pq.ParquetFile(file).iter_batches(columns=columns, batch_size=256):
+    for batch in open_parquet(file).iter_batches(columns=columns, batch_size=256):
         sizes = pc.list_value_length(batch["images"]).to_pylist()
         light = batch.select([c for c in columns if c != "images"]).to_pylist()
         yield from (row | {"image_count": size or 0} for row, size in zip(light, sizes, strict=True))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from xhs_pipeline.artifacts import write_json
+from xhs_pipeline.posts.schema import open_parquet
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import SPLITS
 
+SCHEDULES = {"constant": "constant_with_warmup"}  # transformers' names; its "constant" leaves the warm-up out
 LLAMAFACTORY, MS_SWIFT = "llamafactory.yaml", "ms-swift.sh"
 BASE_FOLDER = "base_model"  # stands for the tiny model's folder, which is built from these very splits
 # How each calls the linear layers of the vision part: both look for a name at more places than we do.
@@ -160,7 +161,7 @@ def _trainer(profile: Profile) -> dict[str, Any]:
         "learning_rate": profile.learning_rate,
         "num_train_epochs": profile.epochs,
         "max_steps": profile.max_steps or -1,
-        "lr_scheduler_type": profile.schedule,
+        "lr_scheduler_type": SCHEDULES.get(profile.schedule, profile.schedule),
         "warmup_ratio": profile.warmup,
         "weight_decay": profile.weight_decay,
         "adam_beta2": profile.adam_beta2,
@@ -222,7 +223,7 @@ def dataset_info(suffix: str, has_images: Mapping[str, bool]) -> dict[str, Any]:
 
 def holds_images(file: Path) -> bool:
     lengths = (
-        pc.list_value_length(b["images"]) for b in pq.ParquetFile(file).iter_batches(columns=["images"], batch_size=256)
+        pc.list_value_length(b["images"]) for b in open_parquet(file).iter_batches(columns=["images"], batch_size=256)
     )
     return any((pc.max(length).as_py() or 0) > 0 for length in lengths)
 
@@ -234,9 +235,7 @@ def export_json(work: Path) -> None:
     has_images = {}
     for name in SPLITS:
         rows = []
-        for batch in pq.ParquetFile(work / f"{name}.parquet").iter_batches(
-            columns=["messages", "images"], batch_size=64
-        ):
+        for batch in open_parquet(work / f"{name}.parquet").iter_batches(columns=["messages", "images"], batch_size=64):
             for row in batch.to_pylist():
                 for image in row["images"]:
                     (folder / "images" / image["path"]).write_bytes(image["bytes"])

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, digest, file_digest
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, write_table
+from xhs_pipeline.posts.schema import UNIQUE_POSTS, open_parquet, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import split_of, unit_hash
 
@@ -144,7 +144,7 @@ def write_golden(unique: Path, previous: Path | None, enrolled: Sequence[str], w
 
     def batches() -> Iterator[pa.RecordBatch]:
         if previous:
-            yield from pq.ParquetFile(previous).iter_batches(batch_size=64)
+            yield from open_parquet(previous).iter_batches(batch_size=64)
         for rows in _rows_of(files, enrolled):
             yield from rows.append_column("frozen_at", pa.array([week] * rows.num_rows, pa.string())).to_batches()
 
@@ -177,12 +177,12 @@ def _check(file: Path, previous: Path | None, before: int, enrolled: Sequence[st
 
 
 def _row_by_row(file: Path) -> Iterator[pa.RecordBatch]:
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+    for batch in open_parquet(file).iter_batches(batch_size=64):
         yield from (batch.slice(place, 1) for place in range(batch.num_rows))
 
 
 def _light(files: Sequence[Path]) -> list[dict[str, Any]]:
-    return [row for file in files for row in pq.ParquetFile(file).read(columns=_LIGHT).to_pylist()]
+    return [row for file in files for row in open_parquet(file).read(columns=_LIGHT).to_pylist()]
 
 
 def _stratum(row: dict[str, Any]) -> tuple[str, bool]:
@@ -199,9 +199,9 @@ def _learnt_from(splits: Sequence[Path]) -> set[str]:
     learnt: set[str] = set()
     for file in (folder / f"{name}.parquet" for folder in splits for name in LEARNT_FROM):
         if file.is_file():  # an older version may have been thinned out by hand
-            posts = pq.read_table(file, columns=["post_id", "group_id", "founders"])
-            for column in (posts["post_id"], posts["group_id"], pc.list_flatten(posts["founders"])):
-                learnt.update(column.to_pylist())
+            there = [name for name in ("post_id", "group_id", "founders") if name in pq.read_schema(file).names]
+            for column in pq.read_table(file, columns=there).columns:  # the oldest versions know no founders
+                learnt.update((pc.list_flatten(column) if pa.types.is_list(column.type) else column).to_pylist())
     return learnt
 
 

@@ -17,7 +17,7 @@ from xhs_pipeline.appeals.evidence import as_judged, match_texts
 from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance
 from xhs_pipeline.artifacts import Built, write_json
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, write_table
+from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, open_parquet, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import Balance, balance
 from xhs_pipeline.splits.checks import check_splits
@@ -186,7 +186,7 @@ def _brought_back(set_of: Mapping[str, str], outcomes: pa.Table) -> dict[str, st
 
 def _illustrated(files: Sequence[Path]) -> set[str]:
     """The ids of the posts that have images, without reading an image."""
-    posts = (pq.ParquetFile(file).read(columns=["post_id", "images.list.element.path"]) for file in files)
+    posts = (open_parquet(file).read(columns=["post_id", "images.list.element.path"]) for file in files)
     return {
         post_id
         for table in posts
@@ -204,7 +204,7 @@ def _interleaved(sources: Sequence[tuple[Sequence[Path], set[str]]], illustrated
 
     def stream(with_images: bool) -> Iterator[pa.RecordBatch]:
         for file, chosen in wanted:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+            for batch in open_parquet(file).iter_batches(batch_size=64):
                 has = pc.greater(pc.list_value_length(batch["images"]), 0)
                 keep = pc.and_(pc.equal(has, with_images), pc.is_in(batch["post_id"], value_set=chosen))
                 rows = batch.select(UNIQUE_POSTS.names).filter(keep)

@@ -5,8 +5,11 @@ Losses and gradients are those of the same records padded into a batch (tested),
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+from xhs_pipeline.vlm.batches import Example, columns, seen
 
 ATTENTION = "records"  # the name under which transformers finds `record_attention`
 Item = TypeVar("Item")
@@ -52,26 +55,28 @@ def micro_batches(
     return [list(records[i : i + batch_size]) for i in range(0, len(records), batch_size)]
 
 
-def pack(batch: dict[str, Any], rope_index: Callable[..., Any]) -> dict[str, Any]:
-    """A padded batch (vlm.batches.pad) as one row without padding.
+def pack(
+    examples: Sequence[Example], processor: Any, rope_index: Callable[..., Any], rationale_weight: float = 1.0
+) -> dict[str, Any]:
+    """Records as one row without padding; what their tensors hold is as in a padded batch (vlm.batches.pad).
 
-    `rope_index` is the model's own `get_rope_index`. int64 of shape (1, tokens): input_ids, labels, mm_token_type_ids;
-    float32 (1, tokens): loss_weights; int64 (4, 1, tokens): position_ids, the place in the record and then the three rotary
-    axes, as transformers takes packed rows; record_lengths: a list of int. Images stay as they are, in the records' order.
+    `rope_index` is the model's own `get_rope_index`. int64 of shape (1, tokens): input_ids, labels; int32: mm_token_type_ids;
+    float32: loss_weights; int64 (4, 1, tokens): position_ids, the place in the record and then the three rotary axes, as
+    transformers takes packed rows; record_lengths: a list of int. With images pixel_values and image_grid_thw.
     """
     import torch
 
-    real = batch["attention_mask"].bool()
-    rotary, _ = rope_index(
-        batch["input_ids"],
-        mm_token_type_ids=batch["mm_token_type_ids"],
-        image_grid_thw=batch.get("image_grid_thw"),
-        attention_mask=batch["attention_mask"],
-    )
-    places = torch.cat([(batch["attention_mask"].cumsum(1) - 1)[None], rotary])
-    packed = {name: batch[name][real][None] for name in ("input_ids", "labels", "loss_weights", "mm_token_type_ids")}
-    packed |= {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
-    return packed | {"position_ids": places[:, real][:, None], "record_lengths": real.sum(1).tolist()}
+    lengths = [len(e) for e in examples]
+    parts = zip(*(columns(e, rationale_weight) for e in examples), strict=True)
+    ids, labels, weights = (torch.tensor([list(itertools.chain.from_iterable(part))]) for part in parts)
+    row = {"input_ids": ids, "labels": labels, "loss_weights": weights} | seen(examples, ids, processor)
+    # These go on from record to record, each from the last one's end: a record's own are counted from its first token.
+    rotary, _ = rope_index(ids, mm_token_type_ids=row["mm_token_type_ids"], image_grid_thw=row.get("image_grid_thw"))
+    sizes = torch.tensor(lengths)
+    first = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    places = torch.arange(len(first)) - first
+    positions = torch.cat([places[None, None], rotary - rotary[:, :, first]])
+    return row | {"position_ids": positions, "record_lengths": lengths}
 
 
 def attend_within_records(model: Any) -> None:

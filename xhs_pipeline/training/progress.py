@@ -54,7 +54,7 @@ def progress(log: Callable[[str], None], folder: Path, tokens: Callable[[], int]
                     f"lr {float(logs['learning_rate']):.2e}, {rate:.0f} tokens/s, {left:.0f} s left, {memory} MB",
                 )
                 logs = {**logs, "tokens_per_second": rate, "memory_mb": memory}
-            elif "eval_macro_f1" in logs:
+            elif "eval_verdict_macro_f1" in logs:
                 scores = ", ".join(f"{name[5:]} {logs[name]:.4f}" for name in logs if name.endswith("_f1"))
                 self.say(state, f"adapter: step {state.global_step}, validation {scores}")
             if self.writer is not None:

@@ -17,7 +17,7 @@ from xhs_pipeline.training.order import augment, run_batches
 from xhs_pipeline.training.packing import attend_within_records, micro_batches, pack, share_out
 from xhs_pipeline.training.progress import progress
 from xhs_pipeline.training.records import Records
-from xhs_pipeline.training.trainer import newest_checkpoint, out_of_patience, run_arguments, trainer_class
+from xhs_pipeline.training.trainer import best_step, newest_checkpoint, out_of_patience, run_arguments, trainer_class
 from xhs_pipeline.vlm.batches import Example, pad
 
 
@@ -51,9 +51,11 @@ def _rows(examples: Records, updates: list[list[tuple[int, int]]], profile: Prof
             # The last update may have fewer records than processes, and each must take part in it; where the weights are
             # shared out, processes wait for one another in every micro-batch. What fills up weighs nothing.
             number = max(map(len, rows)) if profile.distribution == "fsdp" else 1
-            short = replace(examples[min((r for _, r in update), key=lambda r: examples.lengths[r])], weight=0.0)
             batches = [[self.record(*place) for place in batch] for batch in rows[process]]
-            return batches + [[short]] * (number - len(batches))
+            if len(batches) < number:
+                shortest = min((record for _, record in update), key=lambda record: examples.lengths[record])
+                batches += [[replace(examples[shortest], weight=0.0)]] * (number - len(batches))
+            return batches
 
         def micro(self, share: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
             lengths = [examples.lengths[record] for _, record in share]
@@ -98,8 +100,9 @@ def train(
     )
 
     def tensors(rows: list[Example]) -> dict[str, Any]:
-        batch = pad(rows, processor, profile.rationale_weight)
-        return pack(batch, loaded.model.get_rope_index) if profile.pack_length else batch
+        if profile.pack_length:
+            return pack(rows, processor, loaded.model.get_rope_index, profile.rationale_weight)
+        return pad(rows, processor, profile.rationale_weight)
 
     def collate(rows: list[list[list[Example]]]) -> list[dict[str, Any]]:
         return [
@@ -127,11 +130,11 @@ def train(
         trainer.keep()  # nothing to choose by: the last step
     state, reached = trainer.state, {r for update in updates[: trainer.state.global_step] for _, r in update}
     return {
-        "history": [entry for entry in state.log_history if "loss" in entry or "eval_macro_f1" in entry],
+        "history": [entry for entry in state.log_history if "loss" in entry or "eval_verdict_macro_f1" in entry],
         "settings": _resolved(arguments, profile, len(updates)),
         **trained_parts(model),
         "steps": state.global_step,
-        "best_step": state.best_global_step if validate else state.global_step,
+        "best_step": best_step(state.log_history) or state.global_step,
         "train_records": len(reached),
         "not_reached": len(examples) - len(reached),
     }

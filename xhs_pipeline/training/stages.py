@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import write_json
 from xhs_pipeline.policy import load_policy
-from xhs_pipeline.posts.schema import QUARANTINE, write_table
+from xhs_pipeline.posts.schema import QUARANTINE, open_parquet, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.conversation import prompt_digest
 from xhs_pipeline.vlm.batches import Example, Unfit, fit, quiet_libraries
@@ -65,7 +65,7 @@ def load_examples(
 def _rows(file: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     left = limit
     columns = ["post_id", "messages", "images", "category", "elided", "label_weight"]
-    for batch in pq.ParquetFile(file).iter_batches(columns=columns, batch_size=64):
+    for batch in open_parquet(file).iter_batches(columns=columns, batch_size=64):
         rows = batch.to_pylist()[:left]
         yield from rows
         left = None if left is None else left - len(rows)
@@ -132,7 +132,7 @@ def build_base(
 def train_adapter(
     base: str, splits: str, profile: dict[str, Any], work: str, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """adapter: train on the train split, keep the checkpoint with the best macro-F1 on the validation split.
+    """adapter: train on the train split, keep the checkpoint with the best macro-F1 of the verdict on the validation split.
 
     Writes the peft adapter, history.json, budget.parquet, quarantine.parquet and the folder runs (TensorBoard) into `work`;
     `work/.training` holds what a resume needs. Raises ValueError when nothing is left to train on.
@@ -248,10 +248,7 @@ def _write_budget(out: Path, decisions: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def macro_f1(truth: Mapping[str, Mapping[str, str]], judged: Sequence[Judgement]) -> dict[str, float]:
-    """Macro-F1 of the verdicts, of the categories, and their mean, over the labels that occur (scikit-learn's f1_score).
-
-    The mean chooses the checkpoint: verdicts alone are nearly right long before the categories are.
-    """
+    """Macro-F1 of the verdicts and of the categories, over the labels that occur (scikit-learn's f1_score)."""
     from sklearn.metrics import f1_score
 
     scores = {}
@@ -260,7 +257,7 @@ def macro_f1(truth: Mapping[str, Mapping[str, str]], judged: Sequence[Judgement]
         given = [getattr(j, name) for j in judged]
         score = f1_score(true, given, labels=sorted(set(true)), average="macro", zero_division=0)
         scores[f"{name}_macro_f1"] = float(score)
-    return scores | {"macro_f1": sum(scores.values()) / len(scores)}
+    return scores
 
 
 def merge_adapter(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xhs_pipeline.profile import Profile
+from xhs_pipeline.splits.exports import SCHEDULES
 
 # What fsdp gathers one by one. The vision tower's blocks are gathered with the rest of the model: a process whose records have
 # no image would never ask for its share of them, and the others would wait for it.
@@ -36,7 +37,7 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
         gradient_accumulation_steps=1,
         optim={"adamw": "adamw_torch"}.get(profile.optimizer, profile.optimizer),
         learning_rate=profile.learning_rate,
-        lr_scheduler_type=profile.schedule,
+        lr_scheduler_type=SCHEDULES.get(profile.schedule, profile.schedule),
         warmup_steps=math.ceil(profile.warmup * steps),
         weight_decay=profile.weight_decay,
         adam_beta2=profile.adam_beta2,
@@ -50,8 +51,6 @@ def run_arguments(profile: Profile, steps: int, validating: bool, folder: Path) 
         save_strategy="steps",
         save_steps=math.ceil(steps / profile.checkpoints),
         save_total_limit=2,
-        metric_for_best_model="eval_macro_f1",
-        greater_is_better=True,
         logging_steps=max(1, steps // 40),
         logging_nan_inf_filter=False,  # a loss that is not finite ends the run
         report_to=[],
@@ -105,8 +104,9 @@ def trainer_class(
 ) -> Any:
     """The Trainer for `run`, whose rows are lists of micro-batches, met in their order.
 
-    `validate` scores a model; a new best `macro_f1` writes the adapter to `best`, and after `patience` validations without
-    one (0 = never) the run ends. `alone` makes the batch of a single example, to find out which one broke a loss.
+    `validate` scores a model; a new best `verdict_macro_f1` (or an equal one with a better `category_macro_f1`) writes the
+    adapter to `best`, and after `patience` validations without one (0 = never) the run ends. `alone` makes the batch of a
+    single example, to find out which one broke a loss.
     """
     import torch
     from transformers import Trainer
@@ -159,10 +159,9 @@ def trainer_class(
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             scores = validate(self.model) if validate else {}
             metrics = {f"eval_{name}": score for name, score in scores.items()}
-            # The Trainer notes the best score after this; it is part of a checkpoint, so a resumed run compares with it too.
-            if self.state.best_metric is None or metrics["eval_macro_f1"] > self.state.best_metric:
+            self.log(metrics)  # into the history, which is part of a checkpoint: a resumed run compares with it too
+            if best_step(self.state.log_history) == self.state.global_step:
                 self.keep()
-            self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             if out_of_patience(self.state.log_history, patience):
                 self.control.should_training_stop = True
@@ -202,10 +201,25 @@ def _write_errors() -> tuple[type[Exception], ...]:
     return OSError, SafetensorError, RuntimeError
 
 
+def validated(history: Sequence[dict[str, Any]]) -> list[tuple[int, tuple[float, float]]]:
+    """Step and score (macro-F1 of the verdicts, then of the categories) of every validation in a log history."""
+    return [
+        (entry["step"], (entry["eval_verdict_macro_f1"], entry.get("eval_category_macro_f1", 0.0)))
+        for entry in history
+        if "eval_verdict_macro_f1" in entry
+    ]
+
+
+def best_step(history: Sequence[dict[str, Any]]) -> int | None:
+    """The step of the best validation, the first one of equals; None without any."""
+    found = validated(history)
+    return max(found, key=lambda entry: (entry[1], -entry[0]))[0] if found else None
+
+
 def out_of_patience(history: Sequence[dict[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` validations of a log history brought no new best macro-F1; 0 = never."""
-    scores = [entry["eval_macro_f1"] for entry in history if "eval_macro_f1" in entry]
-    return bool(patience and scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+    """Whether the last `patience` validations of a log history brought no new best; 0 = never."""
+    best = best_step(history)
+    return bool(patience) and best is not None and sum(step > best for step, _ in validated(history)) >= patience
 
 
 def newest_checkpoint(folder: Path) -> str | None:

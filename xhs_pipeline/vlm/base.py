@@ -139,7 +139,7 @@ def load_model(
 def patches_as_matrices(model: Any) -> None:
     """Embed image patches by one matrix product instead of a 3-D convolution whose kernel covers its whole input.
 
-    The same sums of products: results differ by rounding, on the CPU in a sixth of the time (benchmarks/scoring.md).
+    The same sums of products, so results differ by rounding only; the general convolution is much slower (benchmarks/scoring.md).
     """
     import torch
 

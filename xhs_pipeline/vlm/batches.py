@@ -79,12 +79,32 @@ def _token_counts(processor: Any, images: list[bytes], max_pixels: int) -> list[
     return [image_tokens(processor, *size, max_pixels) for size in sizes]
 
 
+def columns(example: Example, rationale_weight: float = 1.0) -> tuple[list[int], list[int], list[float]]:
+    """input_ids, labels (answer only) and loss_weights of a record, each as long as it.
+
+    A weight is the record's for the decision and the end of the turn, times `rationale_weight` between them.
+    """
+    rationale = max(len(example.answer) - example.decided - 1, 0)
+    shares = [1.0] * example.decided + [rationale_weight] * rationale
+    shares += [1.0] * (len(example.answer) - len(shares))
+    weights = [0.0] * len(example.prompt) + [example.weight * share for share in shares]
+    return example.prompt + example.answer, [IGNORED] * len(example.prompt) + example.answer, weights
+
+
+def seen(examples: Sequence[Example], ids: Any, processor: Any) -> dict[str, Any]:
+    """What goes with `ids`, an int64 tensor of these records' tokens: mm_token_type_ids (int32, 1 = image), and with images
+    also pixel_values (patches, 1176) float32 and image_grid_thw (images, 3) int64, in the records' order.
+    """
+    found: dict[str, Any] = {"mm_token_type_ids": (ids == processor.image_token_id).int()}
+    if images := [(image, example.max_pixels) for example in examples for image in example.images]:
+        found |= pixels(processor, images)
+    return found
+
+
 def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1.0) -> dict[str, Any]:
     """Left-padded tensors of shape (batch, length), which scoring can append its answers to.
 
-    int64: input_ids, attention_mask, labels (answer only), mm_token_type_ids; float32: loss_weights, the
-    record's weight for the decision and the end of the turn, times `rationale_weight` between them. With images also pixel_values (patches, 1176) float32 and
-    image_grid_thw (images, 3) int64.
+    int64: input_ids, attention_mask, labels; float32: loss_weights (both as `columns` gives them); and what `seen` adds.
     """
     import torch
 
@@ -93,23 +113,18 @@ def pad(examples: Sequence[Example], processor: Any, rationale_weight: float = 1
     ids, mask, labels, weights = [], [], [], []
     for example in examples:
         space = width - len(example)
-        rationale = max(len(example.answer) - example.decided - 1, 0)
-        ids.append([empty] * space + example.prompt + example.answer)
+        own_ids, own_labels, own_weights = columns(example, rationale_weight)
+        ids.append([empty] * space + own_ids)
         mask.append([0] * space + [1] * len(example))
-        labels.append([IGNORED] * (space + len(example.prompt)) + example.answer)
-        shares = [1.0] * example.decided + [rationale_weight] * rationale
-        shares += [1.0] * (len(example.answer) - len(shares))
-        weights.append([0.0] * (width - len(shares)) + [example.weight * share for share in shares])
-    batch: dict[str, Any] = {
+        labels.append([IGNORED] * space + own_labels)
+        weights.append([0.0] * space + own_weights)
+    batch = {
         "input_ids": torch.tensor(ids),
         "attention_mask": torch.tensor(mask),
         "labels": torch.tensor(labels),
         "loss_weights": torch.tensor(weights),
     }
-    batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
-    if images := [(image, example.max_pixels) for example in examples for image in example.images]:
-        batch |= pixels(processor, images)
-    return batch
+    return batch | seen(examples, batch["input_ids"], processor)
 
 
 @dataclass(frozen=True)

@@ -142,11 +142,14 @@ def _last_layer_for(layer: Any, keep: int) -> Iterator[None]:
         kept = hidden[:, -keep:] + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         return kept + layer.mlp(layer.post_attention_layernorm(kept))
 
+    own = vars(layer).get("forward")  # a library may have put its own there
     layer.forward = forward
     try:
         yield
     finally:
         del layer.forward
+        if own is not None:
+            layer.forward = own
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     python -m xhs_pipeline_tests.benchmarks.gpu_training              # everything below
     python -m xhs_pipeline_tests.benchmarks.gpu_training --smallest   # a small shape, a few posts: runs on a CPU
+    python -m xhs_pipeline_tests.benchmarks.gpu_training --budget     # what the memory must hold, by counting: no GPU, no weights
 
     2b-memory   the 2B profile, one record of 2,048 tokens with three images an update
     2b-run      the 2B profile, 1,020 posts, 3 epochs, packed: the whole run as the adapter stage does it, without validation
@@ -42,18 +43,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_checkpoint(folder: Path, shape: str, words: int) -> dict[str, int]:
-    """A checkpoint of that shape with random weights; the parameters of its language and vision parts."""
-    import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    from xhs_pipeline.profile import load_profile
-    from xhs_pipeline.vlm.tiny import build_tiny
-    from xhs_pipeline_tests.small import POLICY, synthetic_posts
-
-    texts = [post["title"] + post["body"] for post in synthetic_posts()]
-    build_tiny(folder, texts, POLICY, load_profile("tiny", {"tiny_pretrain_epochs": 0}), lambda line: None)
-    config = Qwen2VLConfig.from_pretrained(folder).to_dict()
+def shaped(config: dict[str, Any], shape: str, words: int) -> dict[str, Any]:
+    """A Qwen2-VL config with the sizes of SHAPES."""
     hidden, layers, heads, shared, mlp, tied, depth, width = SHAPES[shape]
     head = hidden // heads
     section = [head // 8, head // 2 - head // 8 - 3 * head // 16, 3 * head // 16]  # [16, 24, 24] of 128
@@ -67,6 +58,54 @@ def write_checkpoint(folder: Path, shape: str, words: int) -> dict[str, int]:
         "mlp_ratio": 4 if width > 96 else 2,
     }  # fmt: skip
     config["tie_word_embeddings"] = tied
+    return config
+
+
+def budget(shape: str, profile_name: str, tokens: int) -> dict[str, float]:
+    """MB (2**20 bytes) that one record of `tokens` must take on a card, from the shapes alone (meta device).
+
+    NF4: half a byte a weight and, double-quantised, a byte for every 64 weights and a float32 for every 256 of those (QLoRA,
+    Dettmers et al. 2023, section 3). What is not quantised: 2 bytes. LoRA: weight, gradient and AdamW's two moments in float32.
+    Activations with gradient checkpointing: the input of every layer, and one layer's own while it is recomputed (inputs of
+    its linears and what their LoRA reads, in float32 at worst). Logits of one chunk of the loss, three times: logits, their
+    gradient, the softmax; and the largest weight, unpacked. Not counted: CUDA's context and the gaps between allocations.
+    """
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    from xhs_pipeline.profile import load_profile
+    from xhs_pipeline.training.lora import lora_model, trained_parts
+    from xhs_pipeline.training.loss import LOGITS_BYTES
+
+    profile = load_profile(profile_name)
+    hidden, layers, _, _, mlp, *_ = SHAPES[shape]
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**shaped(Qwen2VLConfig().to_dict(), shape, WORDS)))
+    linears = (m for m in model.model.language_model.modules() if isinstance(m, torch.nn.Linear))
+    packed = sum(linear.weight.numel() for linear in linears)
+    whole = sum(weight.numel() for weight in model.parameters()) - packed
+    with torch.device("meta"):
+        trained = trained_parts(lora_model(model, profile))["trainable_parameters"]
+    held = {
+        "4-bit weights": packed / 2 + packed / 64 * (1 + 4 / 256), "bfloat16 weights": 2 * whole, "LoRA and AdamW": 16 * trained,
+        "inputs of the layers": 2 * layers * tokens * hidden, "one layer again": 4 * tokens * (4 * mlp + 8 * hidden),
+        "logits": 3 * LOGITS_BYTES, "a weight unpacked": 2 * hidden * mlp,
+    }  # fmt: skip
+    return {name: size / 2**20 for name, size in (held | {"all": sum(held.values())}).items()}
+
+
+def write_checkpoint(folder: Path, shape: str, words: int) -> dict[str, int]:
+    """A checkpoint of that shape with random weights; the parameters of its language and vision parts."""
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    from xhs_pipeline.profile import load_profile
+    from xhs_pipeline.vlm.tiny import build_tiny
+    from xhs_pipeline_tests.small import POLICY, synthetic_posts
+
+    texts = [post["title"] + post["body"] for post in synthetic_posts()]
+    build_tiny(folder, texts, POLICY, load_profile("tiny", {"tiny_pretrain_epochs": 0}), lambda line: None)
+    config = shaped(Qwen2VLConfig.from_pretrained(folder).to_dict(), shape, words)
     for shard in folder.glob("*.safetensors*"):
         shard.unlink()
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
@@ -178,7 +217,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smallest", action="store_true", help="a small shape and few posts, on any machine")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one; may be given again")
+    parser.add_argument("--budget", action="store_true", help="count what the memory must hold, and measure nothing")
     asked = parser.parse_args()
+    if asked.budget:
+        for case in (CASES["2b-memory"], CASES["7b-memory"]):
+            sizes = budget(case["shape"], case["profile"], case["tokens"])
+            print(
+                f"{case['shape']}, {case['tokens']:,} tokens:",
+                ", ".join(f"{n} {mb:,.0f}" for n, mb in sizes.items()),
+                "MB",
+            )
+        return
     print(
         "| case | longest record | steps | samples/s | tokens/s | FLOP utilisation | matrix TFLOP/s | whole run, s | peak MB |"
     )

@@ -3,15 +3,18 @@
     XHS_DATA_DIR=/tmp/x dagster asset materialize -m xhs_pipeline.definitions --select '*' --partition 2026-02-16
     python -m xhs_pipeline_tests.benchmarks.packing --data /tmp/x --repeats 3
 
-Every way learns from the same records, 16 an update, with the same model (the embedded one), loss and optimizer:
+Every way learns from the very same records, 16 an update, with the same model (the embedded one), loss and optimizer:
 
-    one at a time   a forward pass for each record, as the profiles of real checkpoints do without pack_length
+    one at a time   a forward pass for each record: what the profiles of real checkpoints would do without pack_length, and
+                    what the published Qwen2-VL examples of LLaMA-Factory (examples/train_lora/qwen2vl_lora_sft.yaml) and
+                    axolotl (examples/qwen2-vl/lora-7b.yaml, sample_packing: false) do: a batch of 1, gradients accumulated
     random, padded  16 records in random order, padded to the longest: what trainers do that know no lengths
     alike, padded   16 records of like length, as this recipe pads
     packed          16 records in random order in one row without padding, as this recipe does with pack_length
 
-One thread. Runs are paired: each repeat runs every way once, in a process of its own; a ratio is the median over repeats.
-CPU seconds of the steps only: tokenising and loading are not in them.
+One thread. The ways take turns, update by update, in one process, so that what else the machine does falls on all of them; a
+ratio is the median over repeats. CPU seconds of the steps with the making of their batches; tokenising, loading and the
+decoding of images (which a run does once, in its first epoch) are not in them. Peak MB: each way in a process of its own.
 """
 
 import argparse
@@ -27,8 +30,12 @@ from xhs_pipeline.worker import run
 WAYS = ("one at a time", "random, padded", "alike, padded", "packed")
 
 
-def step_seconds(data: str, way: str, updates: int, quantization: str, log: Callable[[str], None]) -> dict[str, Any]:
-    """CPU seconds of `updates` updates of 16 records after three to warm up; padding as a share of the tokens computed."""
+def step_seconds(
+    data: str, ways: list[str], updates: int, quantization: str, log: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """For each way the CPU seconds of `updates` updates of 16 records after three of others to warm up, the records' tokens in
+    them, and padding as a share of the tokens computed.
+    """
     import time
 
     import torch
@@ -40,7 +47,7 @@ def step_seconds(data: str, way: str, updates: int, quantization: str, log: Call
     from xhs_pipeline.training.packing import attend_within_records, micro_batches, pack
     from xhs_pipeline.training.stages import load_examples
     from xhs_pipeline.vlm.base import checkpoint_folder, load_model
-    from xhs_pipeline.vlm.batches import pad, quiet_libraries
+    from xhs_pipeline.vlm.batches import pad, quiet_libraries, seen
     from xhs_pipeline.vlm.processor import load_processor
 
     quiet_libraries()
@@ -55,54 +62,76 @@ def step_seconds(data: str, way: str, updates: int, quantization: str, log: Call
     processor = load_processor(folder, profile.min_pixels, profile.max_pixels)
     examples, _ = load_examples(splits.file("train.parquet"), processor, profile)
     lengths = [len(e) for e in examples]
-    if way == "alike, padded":
-        batches = [[record for _, record in rows] for rows in run_batches(len(lengths), 16, 1, profile.seed, lengths)]
-    else:
-        shuffled = random.Random(0).sample(range(len(examples)), len(examples))
-        batches = [shuffled[i : i + 16] for i in range(0, len(examples), 16)]
-    batches = [batches[i % (len(batches) - 1)] for i in range(updates + 3)]  # the last one is smaller
+    if len(examples) < 16 * (updates + 3):
+        raise ValueError(
+            f"{splits.path}: {len(examples)} records, {16 * (updates + 3)} needed; ask for fewer --updates"
+        )
+    shuffled = random.Random(0).sample(range(len(examples)), 16 * (updates + 3))
+    warm, timed = shuffled[:48], shuffled[48:]
+    order = run_batches(len(timed), 16, 1, profile.seed, [lengths[record] for record in timed])
+    alike = [[timed[place] for _, place in rows] for rows in order]
+    mixed = [timed[i : i + 16] for i in range(0, len(timed), 16)]
+    for record in shuffled:
+        seen([examples[record]], torch.tensor([]), processor)  # decodes its images
 
     loaded = load_model(folder, profile, profile.quantization, on="cpu")
     answer_loss(loaded)
     attend_within_records(loaded)
     model = lora_model(loaded, profile).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    packed, size = 65536 if way == "packed" else 0, 1 if way == "one at a time" else 16
-    computed = real = 0
-    for number, records in enumerate(batches):
-        if number == 3:
-            started, computed, real = time.process_time(), 0, 0
+
+    def update(way: str, records: list[int]) -> tuple[float, int, int]:
+        """CPU seconds, tokens computed and the records' tokens."""
+        started, computed = time.process_time(), 0
+        packed, size = 65536 if way == "packed" else 0, 1 if way == "one at a time" else 16
         for rows in micro_batches(records, [lengths[r] for r in records], size, packed):
-            batch = pad([examples[r] for r in rows], processor, profile.rationale_weight)
-            inputs = pack(batch, loaded.model.get_rope_index) if packed else batch
-            computed += inputs["input_ids"].numel()
-            real += int(batch["attention_mask"].sum())
-            model(**inputs).loss.backward()
+            own = [examples[r] for r in rows]
+            if packed:
+                batch = pack(own, processor, loaded.model.get_rope_index, profile.rationale_weight)
+            else:
+                batch = pad(own, processor, profile.rationale_weight)
+            computed += batch["input_ids"].numel()
+            model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return {"cpu": time.process_time() - started, "padding": 1 - real / computed, "tokens": real}
+        return time.process_time() - started, computed, sum(lengths[r] for r in records)
+
+    for way in ways:
+        for begin in range(0, 48, 16):
+            update(way, warm[begin : begin + 16])
+    steps: dict[str, list[tuple[float, int, int]]] = {way: [] for way in ways}
+    for number in range(updates):
+        for way in ways:
+            steps[way].append(update(way, (alike if way == "alike, padded" else mixed)[number]))
+    found = {}
+    for way, each in steps.items():
+        cpu, computed, real = (sum(column) for column in zip(*each, strict=True))
+        found[way] = {"cpu": cpu, "tokens": real, "padding": 1 - real / computed}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="XHS_DATA_DIR of a materialised sample")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=30)
+    parser.add_argument("--updates", type=int, default=43, help="43 and three to warm up are the sample's epoch")
     asked = parser.parse_args()
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for _ in range(asked.repeats):
-        for way in WAYS:
-            arguments = {"data": asked.data, "way": way, "updates": asked.updates, "quantization": "nf4"}
-            found[way].append(run("xhs_pipeline_tests.benchmarks.packing:step_seconds", arguments))
+
+    def steps(ways: list[str]) -> dict[str, Any]:
+        arguments = {"data": asked.data, "ways": ways, "updates": asked.updates, "quantization": "nf4"}
+        return run("xhs_pipeline_tests.benchmarks.packing:step_seconds", arguments)
+
+    repeats = [steps(list(WAYS)) for _ in range(asked.repeats)]
     print(
         "| way | padding | samples per CPU second | tokens per CPU second | packed is | peak MB |\n|---|---|---|---|---|---|"
     )
-    for way, runs in found.items():
-        ratio = statistics.median(r["cpu"] / p["cpu"] for r, p in zip(runs, found["packed"], strict=True))
-        cpu = statistics.median(r["cpu"] for r in runs)
+    for way in WAYS:
+        ratio = statistics.median(found[way]["cpu"] / found["packed"]["cpu"] for found in repeats)
+        cpu, one = statistics.median(found[way]["cpu"] for found in repeats), repeats[0][way]
         print(
-            f"| {way} | {runs[0]['padding']:.1%} | {16 * asked.updates / cpu:.1f} | {runs[0]['tokens'] / cpu:,.0f} "
-            f"| {ratio:.2f}x | {max(r['peak_memory_mb'] for r in runs)} |"
+            f"| {way} | {one['padding']:.1%} | {16 * asked.updates / cpu:.1f} | {one['tokens'] / cpu:,.0f} "
+            f"| {ratio:.2f}x | {steps([way])['peak_memory_mb']} |",
+            flush=True,
         )
 
 

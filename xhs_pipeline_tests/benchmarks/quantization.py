@@ -25,8 +25,9 @@ def main() -> None:
         for _ in range(asked.repeats):
             pair = {}
             for kind in ("none", "nf4"):
-                arguments = {"data": asked.data, "way": way, "updates": asked.updates, "quantization": kind}
-                pair[kind] = run("xhs_pipeline_tests.benchmarks.packing:step_seconds", arguments)
+                arguments = {"data": asked.data, "ways": [way], "updates": asked.updates, "quantization": kind}
+                found = run("xhs_pipeline_tests.benchmarks.packing:step_seconds", arguments)
+                pair[kind] = found[way] | {"peak_memory_mb": found["peak_memory_mb"]}
             runs.append(pair)
         plain, nf4 = (statistics.median(pair[kind]["cpu"] for pair in runs) / asked.updates for kind in ("none", "nf4"))
         ratio = statistics.median(pair["nf4"]["cpu"] / pair["none"]["cpu"] for pair in runs)

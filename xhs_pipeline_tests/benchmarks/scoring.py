@@ -5,6 +5,7 @@
     python -m xhs_pipeline_tests.benchmarks.scoring --data /tmp/x --shape 2b --device cuda
     python -m xhs_pipeline_tests.benchmarks.scoring --data /tmp/x --shape smallest --posts 8
     python -m xhs_pipeline_tests.benchmarks.scoring --data /tmp/x --memory 2000        # judging a large split
+    python -m xhs_pipeline_tests.benchmarks.scoring --data /tmp/x --patches            # embedding image patches
 
     scored     this project: `judge_examples`
     generated  transformers' generate(), greedy, with its cache, until the end of the turn or the longest allowed answer
@@ -127,7 +128,9 @@ def naive(model: Any, processor: Any, policy: Any, batches: Sequence[Sequence[An
     return found
 
 
-def measure(data: str, shape: str, posts: int, batch: int, repeats: int, log: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    data: str, shape: str, posts: int, batch: int, repeats: int, ways: list[str], log: Callable[[str], None]
+) -> dict[str, Any]:
     """For each kind of post the figures of each way, and how far they agree."""
     import torch
 
@@ -152,21 +155,22 @@ def measure(data: str, shape: str, posts: int, batch: int, repeats: int, log: Ca
         batches = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
         runs: list[dict[str, Any]] = []
         answers: dict[str, Any] = {}
-        for way in (scored, generated, naive):  # a first batch each, so that no way pays for what happens once
+        functions = [globals()[way] for way in ways]
+        for way in functions:  # a first batch each, so that no way pays for what happens once
             way(model, processor, policy, batches[:1])
         for _ in range(repeats):
             turn = {}
-            for way in (scored, generated, naive):
+            for way in functions:
                 answers[way.__name__], turn[way.__name__] = timed(partial(way, model, processor, policy, batches))
             runs.append(turn)
         found[kind] = {"posts": len(chosen), "runs": runs, **agreement(answers, policy)}
-        log(f"{kind}: {len(chosen)} posts in batches of {size}, prompts of {_range(chosen)} tokens")
+        log(f"{kind}: {len(chosen)} posts in batches of {size}, tokens a prompt: {_range(chosen)}")
     return found
 
 
 def _range(examples: Sequence[Any]) -> str:
     lengths = [len(example.prompt) for example in examples]
-    return f"{min(lengths)} to {max(lengths)}, {statistics.median(lengths):.0f} in the middle"
+    return f"{min(lengths)} to {max(lengths)}, median {statistics.median(lengths):.0f}"
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -208,7 +212,7 @@ def agreement(answers: dict[str, Any], policy: Any) -> dict[str, float]:
         return likely / likely.sum(1, keepdims=True)
 
     ours = np.array([judgement.scores for judgement in answers["scored"]])
-    off = float(abs(shares(ours) - shares(np.stack(answers["naive"]))).max())
+    off = float(abs(shares(ours) - shares(np.stack(answers["naive"]))).max()) if "naive" in answers else 0.0
     places = {render_answer(*pair, policy): place for place, pair in enumerate(policy.answers())}
     allowed = ["\n".join(text.split("\n")[:2]).strip() for text in answers["generated"]]
     pairs = [(places[text], row.argmax()) for text, row in zip(allowed, ours, strict=True) if text in places]
@@ -301,6 +305,25 @@ def judge_large(data: Path, posts: int) -> None:
             print(f"| {way} | {f['peak_memory_mb']:,} | {f['start']:,.0f} | {f['cpu_seconds']:.0f} |", flush=True)
 
 
+def patches(data: Path) -> None:
+    """CPU milliseconds to embed 1,024 image patches, by matrix product and by the convolution: medians of 20 of each in turn."""
+    import torch
+
+    from xhs_pipeline.judgement.judge import Judge
+    from xhs_pipeline.policy import load_policy
+
+    embed = Judge(_latest(data, "merged_model"), load_policy()).model.model.visual.patch_embed
+    some = torch.randn(1024, 1176, device=embed.proj.weight.device)
+    ways = {"product": embed.forward, "convolution": type(embed).__mro__[1].forward.__get__(embed)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for _ in range(20):
+            for name, way in ways.items():
+                seconds[name].append(timed(partial(way, some))[1]["cpu"])
+    for name, found in seconds.items():
+        print(f"{name}: {1000 * statistics.median(found):.1f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="XHS_DATA_DIR of a materialised sample")
@@ -309,8 +332,12 @@ def main() -> None:
     parser.add_argument("--posts", type=int, default=0, help="at most so many of each kind")
     parser.add_argument("--batch", type=int, default=0, help="instead of the profile's score_batch_size")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-naive", action="store_true", help="leave out the slowest way")
     parser.add_argument("--memory", type=int, default=0, metavar="POSTS", help="judge a split of so many posts instead")
+    parser.add_argument("--patches", action="store_true", help="time the embedding of image patches instead")
     asked = parser.parse_args()
+    if asked.patches:
+        return patches(asked.data)
     if asked.memory:
         return judge_large(asked.data, asked.memory)
     import torch
@@ -319,6 +346,7 @@ def main() -> None:
         parser.error(f"--device {asked.device}: this machine {'has a' if torch.cuda.is_available() else 'has no'} GPU")
     arguments = {
         "data": str(asked.data), "shape": asked.shape, "posts": asked.posts, "batch": asked.batch, "repeats": asked.repeats,
+        "ways": WAYS[:2] if asked.no_naive else WAYS,
     }  # fmt: skip
     found = run("xhs_pipeline_tests.benchmarks.scoring:measure", arguments)
     clock = "wall" if asked.device == "cuda" else "cpu"
@@ -327,7 +355,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for kind in KINDS:
         runs, posts = found[kind]["runs"], found[kind]["posts"]
-        for way in WAYS:
+        for way in runs[0]:
             cpu, wall = (statistics.median(turn[way][of] for turn in runs) for of in ("cpu", "wall"))
             ratio = statistics.median(turn[way][clock] / turn["scored"][clock] for turn in runs)
             peak = max(turn[way]["mb"] for turn in runs)

@@ -87,6 +87,7 @@ def render_html(
         examples=[_shown_example(example, policy) for example in examples[:MAX_EXAMPLES]],
         regressions=[_shown_example(example, policy) for example in regressions[:MAX_EXAMPLES]],
         shown=words.with_interval,
+        why=words.why,
     )
 
 

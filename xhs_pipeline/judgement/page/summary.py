@@ -26,7 +26,10 @@ def banner(report: Mapping[str, Any]) -> dict[str, Any]:
     stored = report["gate"]
     symbol, title, text = TITLES[stored["status"]]
     held = [g for wanted in (gate.FAIL, gate.INSUFFICIENT) for g in stored["gates"] if g["status"] == wanted]
-    reasons = [(words.STATUS[g["status"]], words.GATES.get(g["name"], g["name"]), g["reason"]) for g in held[:REASONS]]
+    reasons = [
+        (words.STATUS[g["status"]], words.GATES.get(g["name"], g["name"]), words.gate_reason(g["reason"]))
+        for g in held[:REASONS]
+    ]
     return {
         "status": stored["status"],
         "symbol": symbol,
@@ -156,7 +159,7 @@ def _how_sure(report: Mapping[str, Any]) -> dict[str, Any]:
     if lacking:
         lines.append(f"{lacking} 项放行条件证据不足")
     if report["context"]["seen_unknown"]:
-        lines.append(f"不能确定模型没有见过这些帖子：{report['context']['seen_unknown']}")
+        lines.append(f"不能确定模型没有见过这些帖子：{words.why(report['context']['seen_unknown'])}")
     return _card("有多大把握？", "plain", f"{model['n']:,} 条测试帖", lines)
 
 

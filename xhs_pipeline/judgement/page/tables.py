@@ -51,7 +51,12 @@ def gates(report: Mapping[str, Any]) -> Table:
         rows.append(
             Row(
                 name,
-                [status, Cell(g["reason"], key=g["reason"], tone="wide"), *numbers, Cell(f"{g['n']:,}", key=g["n"])],
+                [
+                    status,
+                    Cell(words.gate_reason(g["reason"]), key=g["reason"], tone="wide"),
+                    *numbers,
+                    Cell(f"{g['n']:,}", key=g["n"]),
+                ],
             )
         )
     heads = [

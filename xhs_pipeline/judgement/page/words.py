@@ -69,6 +69,16 @@ CUTS = {
 NAME = 40  # characters of a slice's name
 VALUES = {"yes": "是", "no": "否", "(none)": "（未注明）"}
 LANGUAGES = {"zh": "中文", "mixed": "中外文混合", "other": "其他"}
+# Why something was not measured, as evaluation and newest_week say it; what is not listed is shown as it is.
+REASONS = {
+    "no model in use to judge it": "没有在用模型",
+    "it is not known which posts the model in use was trained on": "不知道在用模型用哪些帖子训练过",
+    "the model in use was trained on this week already": "在用模型已经用这一周的帖子训练过",
+    "every post of it repeats one that the model in use was trained on": "这一周的每条帖子都与在用模型训练过的帖子重复",
+    "the golden set is empty": "还没有固定测试集",
+    "not fitted": "没有拟合",
+    "no transform has a retention": "改动到的违规帖太少，算不出保持的比例",
+}
 QUESTIONS = {"verdict": "结论", "category": "类别", "violation": "是否违规"}
 
 # all but U+200D, which joins emoji
@@ -115,6 +125,17 @@ def direction(figure: Shown, higher: bool) -> int:
         return 0
     low, high = (figure["low"], figure["high"]) if higher else (-figure["high"], -figure["low"])
     return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def why(reason: str | None) -> str:
+    """A reason in Chinese, as far as it is a known one."""
+    return REASONS.get(reason or "", visible(reason or ""))
+
+
+def gate_reason(reason: str) -> str:
+    """A gate's sentence, where it ends with a figure's own reason with that in Chinese."""
+    said, mark, own = reason.rpartition("：")
+    return f"{said}{mark}{why(own)}"
 
 
 def floor_name(name: str) -> str:

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from xhs_pipeline.judgement.evasion import CHINESE_NAMES, IN_IMAGE, FontMissing, chinese_font
-from xhs_pipeline.judgement.figures import Figure, figure, resampled, share
-from xhs_pipeline.judgement.frame import POST_ID, answers
-from xhs_pipeline.judgement.intervals import RESAMPLES, Resamples
-from xhs_pipeline.judgement.judge import Post
-from xhs_pipeline.judgement.variants import (
+from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES, IN_IMAGE, FontMissing, chinese_font
+from xhs_pipeline.judgement.evasion.variants import (
     IMAGE_ORDER,
     UNRELATED_PHOTO,
     Sampled,
@@ -30,6 +26,10 @@ from xhs_pipeline.judgement.variants import (
     harmless_photos,
     read_rows,
 )
+from xhs_pipeline.judgement.figures import Figure, figure, resampled, share
+from xhs_pipeline.judgement.frame import POST_ID, answers
+from xhs_pipeline.judgement.intervals import RESAMPLES, Resamples
+from xhs_pipeline.judgement.judge import Post
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.profile import Profile
 

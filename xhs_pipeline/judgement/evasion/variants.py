@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanSettings
 from xhs_pipeline.curation.identifiers import mask
 from xhs_pipeline.curation.images import clean_image
 from xhs_pipeline.curation.text import normalise
-from xhs_pipeline.judgement.evasion import CHINESE_NAMES, Disguised, disguise
+from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES, Disguised, disguise
 from xhs_pipeline.judgement.judge import Post
 from xhs_pipeline.policy import Policy
+from xhs_pipeline.posts.schema import open_parquet
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import unit_hash
 
@@ -198,7 +198,7 @@ def _light(test: Path | pa.Table) -> Iterator[tuple[str, str, str, bool]]:
     """post_id, group_id, category and whether there are images, of every row."""
     names = ["post_id", "group_id", "category"]
     if isinstance(test, Path):
-        table = pq.ParquetFile(test).read(columns=[*names, "images.list.element.path"])
+        table = open_parquet(test).read(columns=[*names, "images.list.element.path"])
     else:
         table = test.select([*names, "images"])
     pictured = [bool(n) for n in pc.list_value_length(table["images"]).to_pylist()]
@@ -207,6 +207,6 @@ def _light(test: Path | pa.Table) -> Iterator[tuple[str, str, str, bool]]:
 
 def _batches(test: Path | pa.Table) -> Iterator[pa.RecordBatch]:
     if isinstance(test, Path):
-        yield from pq.ParquetFile(test).iter_batches(batch_size=ROWS_AT_ONCE, columns=list(COLUMNS))
+        yield from open_parquet(test).iter_batches(batch_size=ROWS_AT_ONCE, columns=list(COLUMNS))
     else:
         yield from test.select(list(COLUMNS)).to_batches(max_chunksize=ROWS_AT_ONCE)

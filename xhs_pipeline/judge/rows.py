@@ -9,9 +9,10 @@ from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.fields import Reject, post_id_value, read_images, term_value, text_value
 from xhs_pipeline.posts.rows import BadRow, read_rows
 from xhs_pipeline.posts.source_yaml import FORMATS, Source, SourceError, load_source
-from xhs_pipeline.posts.sources import BATCH_BYTES
 
-CHUNK = 256  # posts in memory at once, fewer when their images and texts reach BATCH_BYTES
+# Posts that are cleaned and judged together, fewer when their images and texts reach the bytes: some hundred photographs are
+# enough to batch by length, and a handful of chunks is in memory at once, in several forms each.
+CHUNK, CHUNK_BYTES = 256, 16 * 1024 * 1024
 CONTENT = ("post_id", "title", "body", "images")
 LABELS = ("verdict", "category")
 
@@ -113,7 +114,7 @@ def _label(row: dict[str, Any], source: Source, policy: Policy) -> Label:
 
 
 def chunked(rows: Iterable[ReadRow]) -> Iterator[list[ReadRow]]:
-    """Rows in lists of at most CHUNK, cut as soon as their images and texts reach BATCH_BYTES.
+    """Rows in lists of at most CHUNK, cut as soon as their images and texts reach CHUNK_BYTES.
 
     Where a chunk ends depends on the rows in it alone, so reading that begins after one finds the same chunks.
     """
@@ -124,7 +125,7 @@ def chunked(rows: Iterable[ReadRow]) -> Iterator[list[ReadRow]]:
         if isinstance(row.post, dict):
             size += len(row.post["title"]) + len(row.post["body"])
             size += sum(len(image["bytes"] or b"") for image in row.post["images"])
-        if len(chunk) >= CHUNK or size >= BATCH_BYTES:
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xhs_pipeline.curation.identifiers import HOMOPHONE, TYPES, VARIANT
-from xhs_pipeline.judgement.evasion_tables import EMOJI, MARTIAN, SPLIT
+from xhs_pipeline.judgement.evasion.tables import EMOJI, MARTIAN, SPLIT
 
 # Of the Chinese characters that a transform can disguise, the share that it does: enough to break every other word, and still
 # read at sight.

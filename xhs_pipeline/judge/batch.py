@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 from xhs_pipeline.artifacts import digest
 from xhs_pipeline.curation import ocr
 from xhs_pipeline.curation.clean import CleanedBatch, CleanSettings, clean_stream
-from xhs_pipeline.judgement.agreement import Agreement, beside_label
+from xhs_pipeline.judge.agreement import Agreement, beside_label
+from xhs_pipeline.judge.lines import resumable
+from xhs_pipeline.judge.rows import Label, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.judgement.calibration import Calibration
 from xhs_pipeline.judgement.decisions import decide_judgement
 from xhs_pipeline.judgement.in_use import calibration_of, version_of
 from xhs_pipeline.judgement.judge import Judge, Post, as_row
-from xhs_pipeline.judgement.lines import resumable
-from xhs_pipeline.judgement.to_judge import Label, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.policy import Policy, load_policy
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS

@@ -33,8 +33,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from xhs_pipeline.judgement.agreement import table
-from xhs_pipeline.judgement.batch import Tally, judge_file
+from xhs_pipeline.judge.agreement import table
+from xhs_pipeline.judge.batch import Tally, judge_file
 from xhs_pipeline.judgement.in_use import champion_of, read_calibration
 from xhs_pipeline.policy import load_policy
 

@@ -1,0 +1,1 @@
+"""Disguised posts: how they are made, and how well a model holds out against them."""
