@@ -40,12 +40,12 @@ class Receiver:
                 status = receiver.answers.pop(0) if receiver.answers else 200
                 if not hmac.compare_digest(self.headers["X-XHS-Signature"], right):
                     status = 401
+                if status == 200:
+                    receiver.taken.append(json.loads(body))  # before the answer: the sender goes on when it has it
                 self.send_response(status)
                 if status in (301, 302, 303):
                     self.send_header("Location", "/elsewhere")
                 self.end_headers()
-                if status == 200:
-                    receiver.taken.append(json.loads(body))
 
             def do_GET(self) -> None:
                 receiver.taken.append({"action": "redirected"})

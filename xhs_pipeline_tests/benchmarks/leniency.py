@@ -125,14 +125,13 @@ class Loop:
         self.held = slice(world.begin + world.rounds * world.new, None)
 
     def _table(self, places: Sequence[int], labels: Sequence[tuple[str, str]]) -> pa.Table:
-        return pa.table(
-            {
-                "post_id": [f"p{i}" for i in places],
-                "body": [self.world.texts[i] for i in places],
-                "verdict": [verdict for verdict, _ in labels],
-                "category": [category for _, category in labels],
-            }
-        )
+        columns = {
+            "post_id": [f"p{i}" for i in places],
+            "body": [self.world.texts[i] for i in places],
+            "verdict": [verdict for verdict, _ in labels],
+            "category": [category for _, category in labels],
+        }
+        return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
 
     def run(self) -> list[dict[str, float]]:
         """The figures before the first round and after each."""
