@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 
 from xhs_pipeline.splits.conversation import render_answer, render_prompt, to_messages
+from xhs_pipeline.vlm import scoring
 from xhs_pipeline.vlm.batches import Example, answer_ids, pad, tokenise
-from xhs_pipeline.vlm.scoring import Judgement, answer_tree, at_temperature, judge_examples, tree_log_likelihoods
+from xhs_pipeline.vlm.scoring import (
+    Judgement,
+    _shared_tokens,
+    answer_tree,
+    at_temperature,
+    judge_examples,
+    tree_log_likelihoods,
+)
 from xhs_pipeline_tests.small import POLICY, PROFILE, conversation, jpeg
 
 HOSTILE = (
@@ -98,6 +106,36 @@ def test_scoring_on_a_tree_equals_one_pass_per_answer(
     expected = np.stack([naive(model, small_processor, example) for example in chosen])
     assert found.shape == (len(names), len(POLICY.answers()))
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("images", [(0, 0, 0), (1, 2, 1), (0, 1, 0)], ids=["text_only", "images_only", "mixed"])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_score(
+    model: Any, small_processor: Any, images: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The long prompt: the system's and the policy's words come before a text post's own, the system's before any image."""
+    texts = ("公园散步", "稳赚不赔，名额有限，先垫付再解冻。" * 3, "祖传秘方")
+    chosen = []
+    for text, number in zip(texts, images, strict=True):
+        messages = to_messages(render_prompt("标题", text, POLICY, "full"), number, None)
+        chosen.append(tokenise(small_processor, text, messages, [jpeg(90 + 30 * i, 64) for i in range(number)]))
+    shared = _shared_tokens([example.prompt for example in chosen], small_processor.image_token_id)
+    assert shared > (300 if not any(images) else 8), "more of it where no image stands in between"
+    calls: list[int] = []
+    read_once = scoring._read_once
+    monkeypatch.setattr(scoring, "_read_once", lambda *a: calls.append(a[1].shape[1]) or read_once(*a))
+    found = tree_scores(model, small_processor, chosen)
+    assert calls == [shared]
+    expected = np.stack([naive(model, small_processor, example) for example in chosen])
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=0)
+
+
+def test_prompts_share_what_all_begin_with_but_never_an_image_nor_a_whole_prompt() -> None:
+    image, begin = 999, list(range(20))
+    assert _shared_tokens([[*begin, 1, 2], [*begin, 3], [*begin, 1, 5, 6]], image) == 20
+    assert _shared_tokens([begin, [*begin, 1]], image) == 19, "a prompt keeps its last token to be asked with"
+    assert _shared_tokens([[*begin[:10], image, 1], [*begin[:10], image, 2]], image) == 10
+    assert _shared_tokens([[*begin, 1]], image) == 0, "nobody to share with"
+    assert _shared_tokens([[1, 2, 3], [1, 2, 4]], image) == 0, "too little to be worth it"
 
 
 def test_the_comparison_has_teeth(model: Any, small_processor: Any, examples: dict[str, Example]) -> None:

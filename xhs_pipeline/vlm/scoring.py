@@ -2,7 +2,8 @@
 
 All answers hang on one prompt as a token tree: verdict after verdict, categories below each. One forward pass reads the
 prompt once and the tree's nodes beside each other, each node seeing the prompt and its own ancestors only (a 4-D
-attention mask), at the rotary position it would have in its own answer. Scores equal those of one pass per answer.
+attention mask), at the rotary position it would have in its own answer. What all prompts of a batch begin with, the system's
+words and the policy's, is read once for all of them. Scores equal those of one pass per answer.
 """
 
 import time
@@ -18,6 +19,7 @@ from xhs_pipeline.splits.conversation import render_answer
 from xhs_pipeline.vlm.batches import Example, answer_ids, pad
 
 SECONDS_BETWEEN_LINES = 10
+WORTH_SHARING = 8  # tokens; a second forward pass for fewer costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def answer_tree(tokenizer: Any, policy: Policy) -> AnswerTree:
 
 
 def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example]) -> np.ndarray:
-    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass.
+    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass and one for what they share.
 
     Only nodes with children are read: of an answer's last token the likelihood is wanted, and nothing that comes after it.
     """
@@ -59,8 +61,9 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
     place = {node: number for number, node in enumerate([0, *read])}
     prompts = [replace(example, answer=[]) for example in examples]
     batch = {name: value for name, value in pad(prompts, processor).items() if name not in ("labels", "loss_weights")}
-    rows, length = batch["input_ids"].shape
-    size = len(read)
+    rows, width = batch["input_ids"].shape
+    shared = _shared_tokens([example.prompt for example in examples], processor.image_token_id)
+    length, size = width - shared, len(read)
 
     # rotary positions: the prompt's own (image-aware), then depth by depth after its last one; all of this is made before
     # anything goes to the GPU, where every look at a number would wait for it
@@ -74,7 +77,7 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
             attention_mask=batch["attention_mask"],
         )
     else:  # what that gives texts, without its loop over rows
-        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0).expand(3, rows, length)
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0).expand(3, rows, width)
     depth = [0] * len(tree.tokens)
     sees = torch.zeros(size, size, dtype=torch.bool)
     for node in read:
@@ -84,31 +87,63 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
             sees[place[node] - 1] = sees[place[parent] - 1]
         sees[place[node] - 1, place[node] - 1] = True
     after = positions.amax(dim=(0, 2))[:, None] + torch.tensor([depth[node] for node in read], dtype=torch.long)
-    positions = torch.cat([positions, after.expand(3, rows, size)], dim=2)
+    positions = torch.cat([positions[:, :, shared:], after.expand(3, rows, size)], dim=2)
 
+    # Rows are padded on the left: without the first `shared` columns each keeps its own tokens, and as much padding as before.
     nodes = torch.tensor([tree.tokens[node] for node in read], dtype=torch.long)
-    batch["input_ids"] = torch.cat([batch["input_ids"], nodes.expand(rows, size)], dim=1)
-    real = batch.pop("attention_mask").bool().to(model.device)
-    mask = torch.zeros(rows, 1, length + size, length + size, dtype=torch.bool, device=model.device)
-    mask[:, 0, :length, :length] = torch.ones(length, length, device=model.device).tril().bool() & real[:, None, :]
-    mask[:, 0, length:, :length] = real[:, None, :]
-    mask[:, 0, length:, length:] = sees.to(model.device)
+    beginning = torch.tensor([examples[0].prompt[:shared]])
+    batch["input_ids"] = torch.cat([batch["input_ids"][:, shared:], nodes.expand(rows, size)], dim=1)
+    padding = width - batch.pop("attention_mask").sum(1, keepdim=True)
+    real = (torch.arange(length) >= padding).to(model.device)
+    mask = torch.ones(rows, 1, length + size, width + size, dtype=torch.bool, device=model.device)
+    own = mask[:, 0, :, shared:]
+    own[:, :length, :length] = torch.ones(length, length, device=model.device).tril().bool() & real[:, None, :]
+    own[:, :length, length:] = False
+    own[:, length:, :length] = real[:, None, :]
+    own[:, length:, length:] = sees.to(model.device)
     # a row of padding sees itself, or its softmax over nothing would be NaN and spread
-    mask[:, 0].diagonal(dim1=1, dim2=2).fill_(True)
+    own.diagonal(dim1=1, dim2=2).fill_(True)
 
     batch = {name: value.to(model.device) for name, value in batch.items()}
     # no_grad, not inference_mode: sharded weights (FSDP) would stay inference tensors, and training fail
-    with torch.no_grad(), _last_layer_for(inner.model.language_model.layers[-1], size + 1):
-        logits = model(
-            **batch,
-            attention_mask=mask,
-            position_ids=positions.to(model.device),
-            use_cache=False,
-            logits_to_keep=size + 1,
-        ).logits.float()
+    with torch.no_grad():
+        known = _read_once(model, beginning, rows) if shared else None
+        with _last_layer_for(inner.model.language_model.layers[-1], size + 1):
+            logits = model(
+                **batch,
+                attention_mask=mask,
+                position_ids=positions.to(model.device),
+                past_key_values=known,
+                use_cache=False,
+                logits_to_keep=size + 1,
+            ).logits.float()
         before = [place[parent] for parent in tree.parents[1:]]
         steps = (logits[:, before, tree.tokens[1:]] - logits.logsumexp(-1)[:, before]).double().cpu().numpy()
     return np.stack([steps[:, np.array(path) - 1].sum(1) for path in tree.paths], axis=1)
+
+
+def _shared_tokens(prompts: Sequence[list[int]], image_token: int) -> int:
+    """How many tokens several prompts all begin with, before any image and leaving each at least one of its own; else 0."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # in lexicographic order: what these two share, all share
+    count = 0
+    for one, other in zip(first, last, strict=False):
+        if one != other or one == image_token:
+            break
+        count += 1
+    count = min(count, min(map(len, prompts)) - 1)
+    return count if count >= WORTH_SHARING else 0
+
+
+def _read_once(model: Any, beginning: Any, rows: int) -> Any:
+    """The keys and values of `beginning` (1, tokens), for every one of `rows` prompts that begin so."""
+    import torch
+
+    places = torch.arange(beginning.shape[1], device=model.device).expand(3, 1, -1)
+    read = model(input_ids=beginning.to(model.device), position_ids=places, use_cache=True, logits_to_keep=1)
+    read.past_key_values.batch_repeat_interleave(rows)
+    return read.past_key_values
 
 
 @contextmanager
@@ -122,19 +157,27 @@ def _last_layer_for(layer: Any, keep: int) -> Iterator[None]:
 
     attention = layer.self_attn
 
-    def forward(hidden: Any, attention_mask: Any, position_embeddings: Any, **kwargs: Any) -> Any:
+    def forward(
+        hidden: Any, attention_mask: Any, position_embeddings: Any, past_key_values: Any = None, **kwargs: Any
+    ) -> Any:
         def heads(projected: Any) -> Any:
             return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
         normed = layer.input_layernorm(hidden)
-        query, key = heads(attention.q_proj(normed[:, -keep:])), heads(attention.k_proj(normed))
+        query, key, value = (
+            heads(attention.q_proj(normed[:, -keep:])),
+            heads(attention.k_proj(normed)),
+            heads(attention.v_proj(normed)),
+        )
         cos, sin = position_embeddings
         query, _ = apply_rotary_pos_emb(query, query, cos[..., -keep:, :], sin[..., -keep:, :])
         key, _ = apply_rotary_pos_emb(key, key[:, :1], cos, sin)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, attention.layer_idx)
         mixed = torch.nn.functional.scaled_dot_product_attention(
             query,
             key,
-            heads(attention.v_proj(normed)),
+            value,
             attn_mask=attention_mask[:, :, -keep:],
             scale=attention.scaling,
             enable_gqa=attention.num_key_value_groups > 1,
