@@ -253,7 +253,8 @@ def judge_examples(
     `temperature` is the model's own, fitted on its calibration split; 1 leaves the probabilities as the model gives them.
     """
     tree = answer_tree(processor.tokenizer, policy)
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    # texts apart from posts with images, which stand before the policy's words and leave less to share
+    order = sorted(range(len(examples)), key=lambda i: (bool(examples[i].images), len(examples[i].prompt)))
     scores = np.empty((len(examples), len(tree.answers)))
     was_training = model.training
     model.eval()
