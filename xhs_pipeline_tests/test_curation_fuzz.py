@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from xhs_pipeline.curation.clean import CleanSettings, clean_batch
@@ -54,6 +54,7 @@ def test_what_the_fuzz_run_counts_as_lost_is_lost(monkeypatch: pytest.MonkeyPatc
 
 @bounded
 @given(surrogates_too)
+@example("\ud800")
 def test_any_text_is_normalised_masked_and_compared(text: str) -> None:
     clean, _ = mask(normalise(text))
     clean.encode()

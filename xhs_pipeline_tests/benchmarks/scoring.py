@@ -151,7 +151,9 @@ def measure(
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     for kind, chosen in split.items():
-        chosen = sorted(chosen, key=lambda example: (bool(example.images), len(example.prompt)))  # as judge_examples does
+        chosen = sorted(
+            chosen, key=lambda example: (bool(example.images), len(example.prompt))
+        )  # as judge_examples does
         batches = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
         runs: list[dict[str, Any]] = []
         answers: dict[str, Any] = {}
