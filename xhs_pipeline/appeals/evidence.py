@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.outcomes import follow_duplicates
 from xhs_pipeline.appeals.records import IMAGES_GROUP, TEXT_GROUP, text_group
+from xhs_pipeline.posts.schema import kept_posts, unique_files
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,9 @@ def evidence(outcomes: pa.Table, unique: Path) -> Evidence:
 
     Outcomes about copies of one post are one, on the post that was kept for them.
     """
-    files = [*sorted((unique / "posts").glob("*.parquet")), *sorted((unique / "set_aside").glob("*.parquet"))]
+    files = unique_files(unique)
     fitting = as_judged(outcomes, match_texts(files, outcomes["post_id"]))
-    removed = pq.read_table(unique / "removed.parquet", columns=["post_id", "kept_post_id"]).to_pylist()
-    kept_for = {row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"]}
-    followed = follow_duplicates(fitting, kept_for)
+    followed = follow_duplicates(fitting, kept_posts(unique))
     there = set(match_texts(files, followed["post_id"]))
     known = pa.array([post_id in there for post_id in followed["post_id"].to_pylist()], pa.bool_())
     trainable = followed.filter(known)

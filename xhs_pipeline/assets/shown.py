@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xhs_pipeline.posts.schema import open_parquet
+from xhs_pipeline.posts.schema import open_parquet, rows_of
 
 SHOWN_CHARACTERS = 60
 SHEET_IMAGES, THUMBNAIL = 24, 96
@@ -74,15 +72,8 @@ def examples(rows: Iterable[Mapping[str, Any]], by: str, columns: Sequence[str])
 
 def posts_of(files: Iterable[Path], post_ids: Collection[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Some posts by id out of posts tables; of a table with images only the row groups that hold one of them are read."""
-    wanted, found = pa.array(sorted(post_ids), pa.string()), {}
-    for file in files:
-        table_ = open_parquet(file)
-        for group in range(table_.num_row_groups):
-            here = pc.is_in(table_.read_row_group(group, columns=["post_id"])["post_id"], value_set=wanted)
-            if pc.any(here).as_py():
-                rows = table_.read_row_group(group, columns=["post_id", *columns]).filter(here).to_pylist()
-                found.update({row["post_id"]: row for row in rows})
-    return found
+    found = rows_of(files, post_ids, ["post_id", *columns])
+    return {row["post_id"]: row for rows in found for row in rows.to_pylist()}
 
 
 def contact_sheet(file: Path, limit: int = SHEET_IMAGES) -> dg.MarkdownMetadataValue:

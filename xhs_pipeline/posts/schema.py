@@ -5,10 +5,11 @@ xhs_pipeline_tests/benchmarks/parquet_images: image bytes uncompressed and witho
 64 rows or 4 MB, since whoever wants one image reads its whole group.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
@@ -146,6 +147,32 @@ def _portions(table: pa.Table, size: int) -> Iterator[pa.Table]:
 def open_parquet(file: Path) -> pq.ParquetFile:
     """A parquet file to be streamed: by default pyarrow keeps what it reads ahead, which is in the end the whole file."""
     return pq.ParquetFile(file, pre_buffer=False)
+
+
+def rows_of(
+    files: Iterable[Path], post_ids: Collection[str], columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Some posts by id, in the order of the files; only the row groups that hold one of them are read. columns: None = all."""
+    wanted = pa.array(sorted(post_ids), pa.string())
+    for file in map(open_parquet, files):
+        for group in range(file.num_row_groups):
+            here = pc.is_in(file.read_row_group(group, columns=["post_id"])["post_id"], value_set=wanted)
+            if pc.any(here).as_py():
+                yield file.read_row_group(group, columns=None if columns is None else list(columns)).filter(here)
+
+
+def unique_files(unique: Path) -> list[Path]:
+    """The posts tables in a folder of unique_posts: its posts, then those set aside for their contradicting labels."""
+    return [file for name in ("posts", "set_aside") for file in sorted((unique / name).glob("*.parquet"))]
+
+
+def kept_posts(unique: Path) -> dict[str, str]:
+    """Of every post that a folder of unique_posts removed as a duplicate, the post that was kept for it.
+
+    A post whose own id came twice was kept under that id, which names no other post.
+    """
+    removed = pq.read_table(unique / "removed.parquet", columns=["post_id", "kept_post_id"]).to_pylist()
+    return {row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"] not in (None, row["post_id"])}
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

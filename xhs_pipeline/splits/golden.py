@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, CheckOutcome, digest, file_digest
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import UNIQUE_POSTS, open_parquet, write_table
+from xhs_pipeline.posts.schema import UNIQUE_POSTS, open_parquet, rows_of, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.grouping import split_of, unit_hash
 
@@ -145,7 +145,7 @@ def write_golden(unique: Path, previous: Path | None, enrolled: Sequence[str], w
     def batches() -> Iterator[pa.RecordBatch]:
         if previous:
             yield from open_parquet(previous).iter_batches(batch_size=64)
-        for rows in _rows_of(files, enrolled):
+        for rows in rows_of(files, enrolled):
             yield from rows.append_column("frozen_at", pa.array([week] * rows.num_rows, pa.string())).to_batches()
 
     rows = write_table(work / FILE, GOLDEN, batches())
@@ -203,13 +203,3 @@ def _learnt_from(splits: Sequence[Path]) -> set[str]:
             for column in pq.read_table(file, columns=there).columns:  # the oldest versions know no founders
                 learnt.update((pc.list_flatten(column) if pa.types.is_list(column.type) else column).to_pylist())
     return learnt
-
-
-def _rows_of(files: Sequence[Path], post_ids: Sequence[str]) -> Iterator[pa.Table]:
-    """These posts in full, reading only the row groups that hold one."""
-    wanted = pa.array(post_ids, pa.string())
-    for file in map(pq.ParquetFile, files):
-        for group in range(file.num_row_groups):
-            here = pc.is_in(file.read_row_group(group, columns=["post_id"])["post_id"], value_set=wanted)
-            if pc.any(here).as_py():
-                yield file.read_row_group(group).filter(here)

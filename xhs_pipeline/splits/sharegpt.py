@@ -17,7 +17,7 @@ from xhs_pipeline.appeals.evidence import as_judged, match_texts
 from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance
 from xhs_pipeline.artifacts import Built, write_json
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, open_parquet, write_table
+from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, kept_posts, open_parquet, unique_files, write_table
 from xhs_pipeline.profile import Profile
 from xhs_pipeline.splits.balance import Balance, balance
 from xhs_pipeline.splits.checks import check_splits
@@ -71,12 +71,7 @@ def write_splits(
     Streams the posts; memory holds ids and labels of all posts, and one batch of images. Raises ValueError when nothing is
     left to train on, and when the profile wants text in images and some weeks were cleaned without reading it.
     """
-    removed = pq.read_table(unique / "removed.parquet", columns=["post_id", "kept_post_id"]).to_pylist()
-    # a repeated id names itself, and says nothing about what became of the first post with it
-    kept_for = {
-        row["post_id"]: row["kept_post_id"] for row in removed if row["kept_post_id"] not in (None, row["post_id"])
-    }
-    files = [*sorted((unique / "posts").glob("*.parquet")), *sorted((unique / "set_aside").glob("*.parquet"))]
+    kept_for, files = kept_posts(unique), unique_files(unique)
     everything = pq.read_table(outcomes_file)
     decided = as_judged(everything, match_texts(files, everything["post_id"]))
     set_of = _conflict_sets(unique / "label_conflicts.parquet")
