@@ -45,7 +45,7 @@ def run(
 ) -> Any:
     def evaluated(champion: dict[str, Any] | None = None, **settings: Any) -> Evaluated:
         out, log = tmp_path_factory.mktemp("evaluation"), []
-        context = CONTEXT | {"champion_version": champion["version"] if champion else None}
+        context = CONTEXT | {"champion_version": "old" if champion else None}
         evaluate_model(
             str(small_merged[0]), str(small_base), str(small_splits), champion, SETTINGS | settings, context, str(out), log.append
         )  # fmt: skip
@@ -61,7 +61,7 @@ def first(run: Any) -> Evaluated:
 
 def in_use(model: Path, report: Path, splits: Path | None) -> dict[str, Any]:
     trained_on = str(splits) if splits else None
-    return {"version": "old", "model": str(model), "report": str(report), "trained_on": trained_on}
+    return {"model": str(model), "report": str(report), "trained_on": trained_on}
 
 
 def test_the_report_is_whole_and_of_numbers_only(first: Evaluated) -> None:

@@ -16,8 +16,8 @@ from xhs_pipeline.judgement.evasion import transforms as evasion
 from xhs_pipeline.judgement.evasion import variants
 from xhs_pipeline.judgement.evasion.robustness import measure
 from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES, IN_IMAGE
-from xhs_pipeline.judgement.evasion.variants import IMAGE_ORDER, UNRELATED_PHOTO, Variants, as_post, choose
-from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.judgement.evasion.variants import IMAGE_ORDER, UNRELATED_PHOTO, Variants, choose
+from xhs_pipeline.judgement.judge import Judge, Post, as_post
 from xhs_pipeline.splits.sharegpt import SHAREGPT
 from xhs_pipeline_tests.small import POLICY, PROFILE, jpeg
 from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, LURE, frame

@@ -58,7 +58,6 @@ def evaluation_report(
         "base": str(base.path),
         "splits": str(splits.path),
         "champion": {
-            "version": rival.version,
             "model": str(model_folder(champion_folder, rival)),
             "report": str(store.folder("evaluation_report") / rival.report_version),
             "trained_on": _trained_on(store, rival.version)[0],

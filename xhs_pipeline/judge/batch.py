@@ -22,16 +22,15 @@ from xhs_pipeline.judge.agreement import Agreement, beside_label
 from xhs_pipeline.judge.lines import resumable
 from xhs_pipeline.judge.rows import Label, ReadRow, chunked, read_posts, source_of
 from xhs_pipeline.judgement.calibration import Calibration
-from xhs_pipeline.judgement.decisions import decide_judgement
 from xhs_pipeline.judgement.in_use import calibration_of, version_of
-from xhs_pipeline.judgement.judge import Judge, Post, as_row
+from xhs_pipeline.judgement.judge import Judge, as_post, decided_row
 from xhs_pipeline.policy import Policy, load_policy
 from xhs_pipeline.posts.rows import BadRow
 from xhs_pipeline.posts.schema import RAW_POSTS
 from xhs_pipeline.posts.source_yaml import Source
 from xhs_pipeline.vlm.batches import Unfit
 from xhs_pipeline.vlm.card import read_card
-from xhs_pipeline.vlm.scoring import Judgement, at_temperature
+from xhs_pipeline.vlm.scoring import Judgement
 
 SAY_EVERY_SECONDS = 10.0
 ASKED = ["post_id", "title", "body", "images", "ocr_text", "qr_codes"]
@@ -194,11 +193,7 @@ class _Judging:
     def __init__(self, judge: Judge, calibration: Calibration | None, version: str):
         self.judge = judge
         self._using = calibration or Calibration(min_confidence=judge.profile.min_confidence)
-        self._about = {
-            "model_version": version,
-            "policy_version": judge.policy.version,
-            "calibrated": self._using.reason is None,
-        }
+        self._version = version
 
     def lines(self, chunk: _Chunk, cleaned: CleanedBatch, say: Say) -> list[Line]:
         """One line per row, in the order of the file; `say` is told which were not judged and which images were left out."""
@@ -206,10 +201,7 @@ class _Judging:
         made = list(chunk.unread)
         for row in cleaned.quarantine.to_pylist():
             made.append(_not_judged(number_of[row["post_id"]], row["post_id"], row["reason"], row["detail"]))
-        posts = [
-            Post(p["post_id"], p["title"], p["body"], tuple(i["bytes"] for i in p["images"]), p["ocr_text"], p["qr_codes"])
-            for p in cleaned.posts.select(ASKED).to_pylist()
-        ]  # fmt: skip
+        posts = [as_post(row) for row in cleaned.posts.select(ASKED).to_pylist()]
         for post, judged in zip(posts, self.judge.judge(posts), strict=True):
             number = number_of[post.post_id]
             if isinstance(judged, Unfit):
@@ -231,20 +223,10 @@ class _Judging:
         return made
 
     def _judged(self, number: int, judgement: Judgement, label: Label | None) -> Line:
-        policy = self.judge.policy
-        judgement = at_temperature(judgement, policy, self._using.temperature)
-        made = decide_judgement(judgement, policy, self._using.min_confidence)
-        line = {
-            "row": number,
-            **as_row(judgement),  # with the likeliest answer, for which the decision stands in
-            "verdict": made.verdict,
-            "category": made.category,
-            "confidence": round(made.confidence, 6),
-            "expected_cost": round(made.expected_cost, 6),
-            **self._about,
-        }
+        decided = decided_row(judgement, self.judge.policy, self._using, self._version)
+        line = {"row": number, "post_id": judgement.post_id, **decided}
         if label:
-            line |= beside_label(made.verdict, made.category, label.verdict, label.category)
+            line |= beside_label(decided["verdict"], decided["category"], label.verdict, label.category)
             if label.problems:
                 line["label_problems"] = label.problems
         return line

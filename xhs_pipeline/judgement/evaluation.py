@@ -17,8 +17,8 @@ from xhs_pipeline.judgement import floors, metrics
 from xhs_pipeline.judgement.calibration import CALIBRATION, Calibration, fit_temperature
 from xhs_pipeline.judgement.decisions import decided
 from xhs_pipeline.judgement.evasion import robustness
-from xhs_pipeline.judgement.in_use import read_calibration
-from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.judgement.in_use import calibration_in
+from xhs_pipeline.judgement.judge import Judge
 from xhs_pipeline.judgement.newest_week import newest_week_figures
 from xhs_pipeline.judgement.paired import compare
 from xhs_pipeline.judgement.predict import light_table, predict
@@ -50,7 +50,6 @@ class Settings:
 class Rival:
     """The model in use: its folder, its report's folder, and the splits that it was trained on (None: nobody knows)."""
 
-    version: str
     model: Path
     report: Path
     trained_on: Path | None
@@ -85,11 +84,13 @@ def evaluate(
     test, notes = light_table(splits / "test.parquet"), {}
     log(f"judging {test.num_rows} test posts")
     judge = Judge(model, policy)
-    own = _answered(judge, splits, policy, None, settings, log)
+    own = _answered(judge, splits, test, policy, None, settings, log)
     evasion = robustness.measure(
         splits / "test.parquet",
         own.test,
-        lambda posts, rows: decisions_on(judge, posts, rows, own.calibration, policy, log),
+        lambda posts, rows: _decided(
+            rows, list(judge.judge(posts, log, len(posts))), judge.policy, own.calibration, policy
+        ),
         policy,
         judge.profile,
         settings.seed,
@@ -107,7 +108,7 @@ def evaluate(
             notes["champion"] = str(why)
             log(f"the model in use cannot judge: {why}")
         else:
-            champion = _answered(judge, splits, policy, stored_calibration(rival.report), settings, log)
+            champion = _answered(judge, splits, test, policy, stored_calibration(rival.report), settings, log)
             newest = _newest_week(splits, own, settings, policy, rival, champion, judge, log)
             del judge
             _free_memory()
@@ -121,7 +122,7 @@ def evaluate(
                 "model": metrics.evaluate(own.test, policy, own.calibration_split, settings.seed),
                 "floors": {
                     name: metrics.evaluate(frame, policy, seed=settings.seed)
-                    for name, frame in _floors(model, base, splits, policy, settings, notes, log).items()
+                    for name, frame in _floors(model, base, splits, test, policy, settings, notes, log).items()
                 },
                 "champion": metrics.evaluate(champion.test, policy, champion.calibration_split, settings.seed)
                 if champion
@@ -140,21 +141,19 @@ def evaluate(
 
 def stored_calibration(report: Path) -> Calibration:
     """The calibration that stands in a report's folder; temperature 1 with a reason where there is none."""
-    file = report / CALIBRATION
-    return read_calibration(file) if file.is_file() else Calibration(reason=f"{report.name} holds no {CALIBRATION}")
-
-
-def decisions_on(
-    judge: Judge, posts: Sequence[Post], rows: pa.Table, calibration: Calibration, policy: Policy, log: Log
-) -> "pd.DataFrame":
-    """The decided frame of what `judge` says of `posts`; `rows` are their labels, one for one."""
-    return _decided(rows, list(judge.judge(posts, log, len(posts))), judge.policy, calibration, policy)
+    return calibration_in(report) or Calibration(reason=f"{report.name} holds no {CALIBRATION}")
 
 
 def _answered(
-    judge: Judge, splits: Path, policy: Policy, calibration: Calibration | None, settings: Settings, log: Log
+    judge: Judge,
+    splits: Path,
+    test: pa.Table,
+    policy: Policy,
+    calibration: Calibration | None,
+    settings: Settings,
+    log: Log,
 ) -> Answered:
-    """The splits judged; without a stored `calibration` the temperature is fitted on the calibration split."""
+    """The splits judged, `test` being the light table of one; without a stored `calibration` the temperature is fitted on the calibration split."""
     held_out, file = light_table(splits / "calibration.parquet"), splits / "calibration.parquet"
     scored = predict(judge, file, log)
     if calibration is None:
@@ -163,10 +162,9 @@ def _answered(
         scores = np.array([j.scores if isinstance(j, Judgement) else nothing for j in scored])
         calibration = fit_temperature(scores, list(truth), judge.policy.answers(), settings.min_confidence)
         log(f"temperature {calibration.temperature:.3f} from {calibration.n} posts")
-    test = splits / "test.parquet"
     return Answered(
         calibration,
-        _decided(light_table(test), predict(judge, test, log), judge.policy, calibration, policy),
+        _decided(test, predict(judge, splits / "test.parquet", log), judge.policy, calibration, policy),
         _decided(held_out, scored, judge.policy, calibration, policy),
     )
 
@@ -179,10 +177,17 @@ def _decided(
 
 
 def _floors(
-    model: Path, base: Path, splits: Path, policy: Policy, settings: Settings, notes: dict[str, str], log: Log
+    model: Path,
+    base: Path,
+    splits: Path,
+    test: pa.Table,
+    policy: Policy,
+    settings: Settings,
+    notes: dict[str, str],
+    log: Log,
 ) -> dict[str, "pd.DataFrame"]:
     """Frames that decide by the policy's prices as the model does, so that costs compare."""
-    train, test = light_table(splits / "train.parquet"), light_table(splits / "test.parquet")
+    train = light_table(splits / "train.parquet")
     frames = {
         floors.MAJORITY: floors.majority_floor(train, test, policy),
         floors.TFIDF: floors.tfidf_floor(train, test, policy, settings.seed),

@@ -41,7 +41,12 @@ def calibration_of(model: Path) -> Calibration | None:
 
 def released_calibration(data: Path, champion: Champion) -> Calibration | None:
     """The calibration in the report that `champion` was released on, None without one. Raises ValueError as above."""
-    file = data / REPORTS / champion.report_version / CALIBRATION
+    return calibration_in(data / REPORTS / champion.report_version)
+
+
+def calibration_in(report: Path) -> Calibration | None:
+    """The calibration in a report's folder, None without one. Raises ValueError when it is there and cannot be read."""
+    file = report / CALIBRATION
     return read_calibration(file) if file.exists() else None
 
 

@@ -1,18 +1,21 @@
 """A merged model folder that judges posts: what the evaluation, the command line and later the service all use."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xhs_pipeline.judgement.calibration import Calibration
+from xhs_pipeline.judgement.decisions import decide_judgement
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.splits.conversation import prompt_digest, render_prompt, to_messages
 from xhs_pipeline.vlm.batches import Example, Unfit, fit
 from xhs_pipeline.vlm.card import MODEL_CARD, ModelCard, read_card
-from xhs_pipeline.vlm.scoring import Judgement, Progress, judge_examples
+from xhs_pipeline.vlm.scoring import Judgement, Progress, at_temperature, judge_examples
 
 # What is held at once: enough posts for batches of like length, whatever the number of posts altogether.
 WINDOW_POSTS, WINDOW_BYTES = 2048, 128 * 2**20
+DIGITS = 6  # of a probability, a confidence and a cost that are given away
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,27 @@ def _windows(examples: Iterable[Example | Unfit]) -> Iterator[list[Example | Unf
         yield window
 
 
-def as_row(judgement: Judgement) -> dict[str, Any]:
-    """The line that judging writes for a post: probabilities rounded to 6 digits."""
+def as_post(row: Mapping[str, Any]) -> Post:
+    """A cleaned post of a table (CLEAN_POSTS or SHAREGPT rows) as the model is asked about it."""
+    images = tuple(image["bytes"] for image in row["images"])
+    return Post(row["post_id"], row["title"], row["body"], images, row["ocr_text"], row["qr_codes"])
+
+
+def decided_row(judgement: Judgement, policy: Policy, calibration: Calibration, model_version: str) -> dict[str, Any]:
+    """What is said of a valid judgement wherever a model is used: at its temperature, decided by `policy`, the model's own.
+
+    Probabilities, confidence and cost are rounded to DIGITS.
+    """
+    judgement = at_temperature(judgement, policy, calibration.temperature)
+    made = decide_judgement(judgement, policy, calibration.min_confidence)
     return {
-        "post_id": judgement.post_id,
-        "verdict": judgement.verdict,
-        "category": judgement.category,
-        "verdict_probs": {name: round(p, 6) for name, p in judgement.verdict_probs.items()},
-        "category_probs": {name: round(p, 6) for name, p in judgement.category_probs.items()},
+        "verdict": made.verdict,
+        "category": made.category,
+        "verdict_probs": {name: round(p, DIGITS) for name, p in judgement.verdict_probs.items()},
+        "category_probs": {name: round(p, DIGITS) for name, p in judgement.category_probs.items()},
+        "confidence": round(made.confidence, DIGITS),
+        "expected_cost": round(made.expected_cost, DIGITS),
+        "model_version": model_version,
+        "policy_version": policy.version,
+        "calibrated": calibration.reason is None,
     }

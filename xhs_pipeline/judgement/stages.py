@@ -36,10 +36,8 @@ def evaluate_model(
     policy, folder, test = load_policy(), Path(out), Path(splits) / "test.parquet"
     rival = None
     if champion:
-        version, path, its_report, trained_on = (
-            champion[name] for name in ("version", "model", "report", "trained_on")
-        )
-        rival = Rival(str(version), Path(str(path)), Path(str(its_report)), Path(trained_on) if trained_on else None)
+        path, its_report, trained_on = (champion[name] for name in ("model", "report", "trained_on"))
+        rival = Rival(Path(str(path)), Path(str(its_report)), Path(trained_on) if trained_on else None)
     found = evaluate(
         Path(model), Path(base), Path(splits), rival, policy, Settings(**settings), lambda line: log(f"evaluation_report: {line}")
     )  # fmt: skip

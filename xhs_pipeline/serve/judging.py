@@ -21,8 +21,7 @@ from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.curation.clean import CleanedBatch, CleanSettings, task_of
 from xhs_pipeline.curation.pool import Pool
 from xhs_pipeline.curation.pool_worker import WHOLE_ROW
-from xhs_pipeline.judgement.decisions import decide_judgement
-from xhs_pipeline.judgement.judge import Post, as_row
+from xhs_pipeline.judgement.judge import Post, as_post, decided_row
 from xhs_pipeline.posts.fields import read_images
 from xhs_pipeline.posts.schema import RAW_POSTS
 from xhs_pipeline.serve.batching import Job, Line
@@ -30,12 +29,11 @@ from xhs_pipeline.serve.limits import Limits
 from xhs_pipeline.serve.metrics import Metrics
 from xhs_pipeline.serve.model import InUse, ModelInUse
 from xhs_pipeline.vlm.batches import Unfit
-from xhs_pipeline.vlm.scoring import Judgement, at_temperature
+from xhs_pipeline.vlm.scoring import Judgement
 
 log = logging.getLogger(__name__)
 
 NO_IMAGES_FOLDER = Path("/nonexistent")  # images come as bytes; no name that a request gives is ever a file here
-DIGITS = 6  # of confidence and cost in an answer, as on the command line
 Answer = dict[str, Any]
 
 
@@ -191,22 +189,8 @@ class Judging:
             return _not_judged(judged.reason, judged.detail)
         if not judged.valid:
             return _not_judged("no_finite_probability", "the model gave no usable answer")
-        policy, using = in_use.judge.policy, in_use.calibration
-        row = as_row(judgement := at_temperature(judged, policy, using.temperature))
-        made = decide_judgement(judgement, policy, using.min_confidence)
-        return {
-            "verdict": made.verdict,
-            "category": made.category,
-            "confidence": round(made.confidence, DIGITS),
-            "expected_cost": round(made.expected_cost, DIGITS),
-            "verdict_probs": row["verdict_probs"],
-            "category_probs": row["category_probs"],
-            "model_version": in_use.version,
-            "policy_version": in_use.policy_version,
-            "calibrated": using.reason is None,
-            "identifiers": cleaned.identifiers,
-            "images_left_out": cleaned.images_left_out,
-        }
+        decided = decided_row(judged, in_use.judge.policy, in_use.calibration, in_use.version)
+        return decided | {"identifiers": cleaned.identifiers, "images_left_out": cleaned.images_left_out}
 
     def _measure(self, answers: Sequence[Answer], in_use: InUse) -> None:
         metrics, review = self._metrics, in_use.judge.policy.verdict_ids[-1]
@@ -263,9 +247,7 @@ def _by_row(cleaned: CleanedBatch) -> dict[int, Cleaned | Answer]:
     for row in cleaned.quarantine.to_pylist():
         made[int(row["post_id"])] = _not_judged(row["reason"], row["detail"])
     for row in cleaned.posts.to_pylist():
-        images = tuple(image["bytes"] for image in row["images"])
-        post = Post(row["post_id"], row["title"], row["body"], images, row["ocr_text"], row["qr_codes"])
-        made[int(row["post_id"])] = Cleaned(post, row["identifiers"], dict(lost[row["post_id"]]))
+        made[int(row["post_id"])] = Cleaned(as_post(row), row["identifiers"], dict(lost[row["post_id"]]))
     return made
 
 

@@ -21,9 +21,9 @@ from xhs_pipeline.curation.clean import CleanSettings, clean_batch
 from xhs_pipeline.judgement.decisions import decided
 from xhs_pipeline.judgement.evasion.robustness import METAMORPHIC, measure
 from xhs_pipeline.judgement.evasion.transforms import CHINESE_NAMES
-from xhs_pipeline.judgement.evasion.variants import Variants, as_post, choose, harmless_photos, read_rows
+from xhs_pipeline.judgement.evasion.variants import Variants, choose, harmless_photos, read_rows
 from xhs_pipeline.judgement.frame import judged_frame
-from xhs_pipeline.judgement.judge import Judge, Post
+from xhs_pipeline.judgement.judge import Judge, Post, as_post
 from xhs_pipeline.policy import Policy, load_policy
 from xhs_pipeline.posts.sources import load_source, read_week
 from xhs_pipeline.profile import Profile, load_profile

@@ -21,7 +21,6 @@ from xhs_pipeline.judgement.evasion.variants import (
     UNRELATED_PHOTO,
     Sampled,
     Variants,
-    as_post,
     choose,
     harmless_photos,
     read_rows,
@@ -29,7 +28,7 @@ from xhs_pipeline.judgement.evasion.variants import (
 from xhs_pipeline.judgement.figures import Figure, figure, resampled, share
 from xhs_pipeline.judgement.frame import POST_ID, answers
 from xhs_pipeline.judgement.intervals import RESAMPLES, Resamples
-from xhs_pipeline.judgement.judge import Post
+from xhs_pipeline.judgement.judge import Post, as_post
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.profile import Profile
 

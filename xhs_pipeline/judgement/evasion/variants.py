@@ -92,12 +92,6 @@ def harmless_photos(test: Path | pa.Table, policy: Policy, seed: int) -> list[Ph
     return [Photo(row["post_id"], row["group_id"], row["images"][0]["bytes"]) for row in rows]
 
 
-def as_post(row: dict[str, Any]) -> Post:
-    """A row of the splits as the model is asked about it."""
-    images = tuple(image["bytes"] for image in row["images"])
-    return Post(row["post_id"], row["title"], row["body"], images, row["ocr_text"], row["qr_codes"])
-
-
 def _read(jpeg: bytes) -> ocr.ImageText | None:
     try:
         return ocr.read(jpeg)
