@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from xhs_pipeline.appeals.events import parse_events
+from xhs_pipeline.appeals.evidence import evidence
 from xhs_pipeline.appeals.outcomes import OUTCOMES, derive_outcomes
 from xhs_pipeline.appeals.records import text_group
 from xhs_pipeline.artifacts import ArtifactStore, Built, RejectedArtifact, read_json
@@ -717,6 +718,8 @@ def test_an_appeal_on_a_removed_duplicate_whose_id_came_twice_is_not_lost(tmp_pa
     work.mkdir()
     built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
     assert (built.counts["corrected_on_appeal"], built.counts["appeals_without_post"]) == (1, 0)
+    counted = evidence(pq.read_table(appeals), folder)
+    assert (counted.outcomes["post_id"].to_pylist(), counted.missing) == (["p-1"], 0), "the sensor counts it, too"
 
 
 def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_last_one_decided(tmp_path: Path) -> None:
