@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,20 @@ def record(processor: Any, name: str, text: str, images: int = 0, rationale: str
     return tokenise(processor, name, messages, [jpeg(90 + 20 * i, 120) for i in range(images)])
 
 
-def model_folder(folder: Path, profile: Profile = PROFILE) -> Path:
-    """A folder as merged_model writes it: an untrained model of the real class, which answers in form."""
+WORDS_KNOWN = ("周末公园散步", "稳赚不赔加我") * 8
+
+
+def model_folder(folder: Path, profile: Profile = PROFILE, texts: Sequence[str] = WORDS_KNOWN) -> Path:
+    """A folder as merged_model writes it: an untrained model of the real class, which answers in form.
+
+    texts: what its tokenizer is built of; a character that is in none of them is three tokens instead of one.
+    """
     from xhs_pipeline.splits.conversation import prompt_digest
     from xhs_pipeline.vlm.card import ModelCard, write_card
     from xhs_pipeline.vlm.processor import load_processor
     from xhs_pipeline.vlm.tiny import build_tiny
 
-    build_tiny(folder, ["周末公园散步", "稳赚不赔加我"] * 8, POLICY, profile, lambda line: None)
+    build_tiny(folder, texts, POLICY, profile, lambda line: None)
     template = load_processor(folder, profile.min_pixels, profile.max_pixels).chat_template
     write_card(folder, ModelCard(profile, POLICY, prompt_digest(POLICY, profile.prompt, template)))
     return folder

@@ -26,6 +26,7 @@ from xhs_pipeline.appeals.outcomes import derive_outcomes
 from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.rules import Refused
 from xhs_pipeline.appeals.store import AppealStore
+from xhs_pipeline.appeals.tables import DECISIONS, SNAPSHOT_IMAGES, SNAPSHOTS
 from xhs_pipeline.artifacts import Built
 from xhs_pipeline.automation import appeal_sensor
 from xhs_pipeline.policy import Policy
@@ -117,6 +118,33 @@ def test_two_services_at_once_take_one_appeal_once(store: AppealStore, database_
     for thread in threads:
         thread.join(60)
     assert Counter(answers) == {"filed": 1, "duplicate": 7} and store.events().num_rows == 1
+
+
+def test_two_services_that_log_the_same_posts_in_another_order_keep_each_once_and_wait_in_no_circle(
+    store: AppealStore, database_url: str
+) -> None:
+    posts = [[Snapshot(f"p-{turn}-{n}", "", f"正文{n}", (b"jpeg",) * 2) for n in range(40)] for turn in range(15)]
+    together, failed = threading.Barrier(2), list[Exception]()
+
+    def log(forwards: bool) -> None:
+        with AppealStore.open(database_url, POLICY, KEY) as own:
+            for batch in posts:
+                together.wait()
+                pairs = [(post, Decision("m", "v", "pass", "正常")) for post in batch]
+                try:
+                    own.log_decisions(pairs if forwards else pairs[::-1])
+                except StoreError as error:
+                    failed.append(error)
+
+    threads = [threading.Thread(target=log, args=(forwards,)) for forwards in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    with store.database.read() as db:
+        counts = [db.execute(sa.select(sa.func.count()).select_from(table)).scalar() for table in (DECISIONS, SNAPSHOTS, SNAPSHOT_IMAGES)]  # fmt: skip
+    assert counts == [2 * 600, 600, 1200]
 
 
 def test_services_that_start_at_once_make_one_database(database_url: str) -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,47 +13,68 @@ from sqlalchemy.dialects import postgresql
 from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.tables import DECISIONS, SNAPSHOT_IMAGES, SNAPSHOTS
 
+AT_ONCE = 500  # snapshots asked for in one statement, far below what either database takes
 Hash = Callable[[str | None], str | None]
+Row = dict[str, Any]
 
 
-def insert(db: sa.Connection, snapshot: Snapshot, decision: Decision, at: datetime, hash_of: Hash) -> str:
-    """Add a decision, and its snapshot where it is new; returns the decision's id."""
-    author_hash = hash_of(snapshot.author)
-    snapshot_id, group_id = snapshot.identity(author_hash), snapshot.group_id
-    if db.execute(sa.select(SNAPSHOTS.c.snapshot_id).where(SNAPSHOTS.c.snapshot_id == snapshot_id)).first() is None:
-        _insert_snapshot(db, snapshot, snapshot_id, author_hash, group_id, at)
-    decision_id = uuid.uuid4().hex
-    db.execute(
-        sa.insert(DECISIONS).values(
-            decision_id=decision_id, snapshot_id=snapshot_id, post_id=snapshot.post_id, group_id=group_id, at=at,
-            source=decision.source, model_version=decision.model_version, policy_version=decision.policy_version,
-            verdict=decision.verdict, category=decision.category, verdict_probs=dict(decision.verdict_probs),
-            category_probs=dict(decision.category_probs), decided_by_hash=hash_of(decision.decided_by),
-        )
-    )  # fmt: skip
-    return decision_id
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the tables, ready to insert: snapshots and images by snapshot id, decisions in the order given."""
+
+    snapshots: dict[str, Row]
+    images: dict[str, list[Row]]
+    decisions: list[Row]
 
 
-def _insert_snapshot(
-    db: sa.Connection, snapshot: Snapshot, snapshot_id: str, author_hash: str | None, group_id: str, at: datetime
-) -> None:
-    row = {
-        "snapshot_id": snapshot_id, "post_id": snapshot.post_id, "title": snapshot.title, "body": snapshot.body,
-        "ocr_text": snapshot.ocr_text, "qr_codes": snapshot.qr_codes, "author_hash": author_hash, "group_id": group_id, "at": at,
-    }  # fmt: skip
-    images = [
-        {"snapshot_id": snapshot_id, "position": i, "sha256": hashlib.sha256(image).hexdigest(), "bytes": image}
-        for i, image in enumerate(snapshot.images)
-    ]
-    if db.dialect.name == "sqlite":  # its writers come one after another
-        db.execute(sa.insert(SNAPSHOTS).values(row))
-        if images:
-            db.execute(sa.insert(SNAPSHOT_IMAGES), images)
+def rows_of(pairs: Sequence[tuple[Snapshot, Decision]], at: datetime, hash_of: Hash) -> Rows:
+    """What `insert` writes of these; all that takes time, so that no transaction waits for it."""
+    made = Rows({}, {}, [])
+    for snapshot, decision in pairs:
+        author_hash, group_id = hash_of(snapshot.author), snapshot.group_id
+        sha256s = [hashlib.sha256(image).hexdigest() for image in snapshot.images]
+        snapshot_id = snapshot.identity(author_hash, sha256s)
+        made.snapshots[snapshot_id] = {
+            "snapshot_id": snapshot_id, "post_id": snapshot.post_id, "title": snapshot.title, "body": snapshot.body,
+            "ocr_text": snapshot.ocr_text, "qr_codes": snapshot.qr_codes, "author_hash": author_hash, "group_id": group_id, "at": at,
+        }  # fmt: skip
+        made.images[snapshot_id] = [
+            {"snapshot_id": snapshot_id, "position": i, "sha256": sha256, "bytes": image}
+            for i, (sha256, image) in enumerate(zip(sha256s, snapshot.images, strict=True))
+        ]
+        made.decisions.append(
+            {
+                "decision_id": uuid.uuid4().hex, "snapshot_id": snapshot_id, "post_id": snapshot.post_id, "group_id": group_id,
+                "at": at, "source": decision.source, "model_version": decision.model_version,
+                "policy_version": decision.policy_version, "verdict": decision.verdict, "category": decision.category,
+                "verdict_probs": dict(decision.verdict_probs), "category_probs": dict(decision.category_probs),
+                "decided_by_hash": hash_of(decision.decided_by),
+            }
+        )  # fmt: skip
+    return made
+
+
+def insert(db: sa.Connection, rows: Rows) -> None:
+    """Add decisions, and those of their snapshots that are new."""
+    # in one order everywhere: two services that add the same posts wait for each other, and must not do so in a circle
+    new = sorted(rows.snapshots)
+    for begin in range(0, len(new), AT_ONCE):
+        asked = SNAPSHOTS.c.snapshot_id.in_(new[begin : begin + AT_ONCE])
+        known = set(db.execute(sa.select(SNAPSHOTS.c.snapshot_id).where(asked)).scalars())
+        _add(db, SNAPSHOTS, [rows.snapshots[name] for name in new[begin : begin + AT_ONCE] if name not in known])
+        images = [rows.images[name] for name in new[begin : begin + AT_ONCE] if name not in known]
+        _add(db, SNAPSHOT_IMAGES, [image for of_one in images for image in of_one])
+    if rows.decisions:  # of nothing, a row of defaults would be made
+        db.execute(sa.insert(DECISIONS), rows.decisions)
+
+
+def _add(db: sa.Connection, table: sa.Table, rows: list[Row]) -> None:
+    if not rows:
         return
-    # another service may be adding the same post just now
-    db.execute(postgresql.insert(SNAPSHOTS).values(row).on_conflict_do_nothing())
-    if images:
-        db.execute(postgresql.insert(SNAPSHOT_IMAGES).on_conflict_do_nothing(), images)
+    if db.dialect.name == "sqlite":  # its writers come one after another
+        db.execute(sa.insert(table), rows)
+    else:  # another service may be adding the same post just now
+        db.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
 
 
 def find(db: sa.Connection, decision_id: str) -> Mapping[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -41,10 +41,10 @@ class Snapshot:
             return text_group(text)
         return IMAGES_GROUP + _digest([hashlib.sha256(image).hexdigest() for image in self.images])[:32]
 
-    def identity(self, author_hash: str | None) -> str:
-        """The snapshot's content address: SHA-256 in hex over everything that is stored of it."""
-        images = [hashlib.sha256(image).hexdigest() for image in self.images]
-        return _digest([self.post_id, self.title, self.body, self.ocr_text, self.qr_codes, author_hash, images])
+    def identity(self, author_hash: str | None, images: Sequence[str]) -> str:
+        """The snapshot's content address: SHA-256 in hex over everything that is stored of it; `images`: theirs, in hex."""
+        content = [self.post_id, self.title, self.body, self.ocr_text, self.qr_codes, author_hash, list(images)]
+        return _digest(content)
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,10 @@ class AppealStore:
 
     def log_decisions(self, pairs: Sequence[tuple[Snapshot, Decision]]) -> list[str]:
         """`log_decision` for a batch, in one transaction."""
+        rows = decisions.rows_of(pairs, self.clock(), self._hash)
         with self.database.write(alone=False) as db:
-            return [decisions.insert(db, snapshot, decision, self.clock(), self._hash) for snapshot, decision in pairs]
+            decisions.insert(db, rows)
+        return [row["decision_id"] for row in rows.decisions]
 
     def _hash(self, person: str | None) -> str | None:
         return self.hash_of(person) if person else None
