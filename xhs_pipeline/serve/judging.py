@@ -1,7 +1,8 @@
 """A request's posts on their way: cleaned as for training, judged by the champion, decided, logged. Knows no HTTP.
 
 Cleaning runs in worker processes, so that a hostile image ends a worker and not the service; the model in one thread, on as
-many posts at once as are waiting. A decision is answered only after it is in the store.
+many posts at once as are waiting; the store in another, so that the model goes on while a disk is waited for. A decision is
+answered only after it is in the store.
 """
 
 import asyncio
@@ -99,10 +100,13 @@ class Judging:
             together=_cleaned_together,
         )
         self._judging: Line[_PostsJob] = Line(
-            self._judge, _answer, posts=limits.batch_posts, threads=1,
+            self._judge, self._judged, posts=limits.batch_posts, threads=1,
             together=lambda one, other: one.in_use is other.in_use,
             more_coming=lambda: self._in_cleaning > 0, gather_seconds=limits.gather_seconds,
         )  # fmt: skip
+        self._logging: Line[_PostsJob] = Line(
+            self._log, self._logged, posts=limits.batch_posts, threads=1, together=lambda one, other: True
+        )
 
     async def judge(self, posts: Sequence[Incoming]) -> list[Answer]:
         """An answer for every post, in the order given, all by one model: a decision, or error and detail.
@@ -167,22 +171,19 @@ class Judging:
         in_use = group[0].in_use
         asked = [cleaned.post for job in group for cleaned in job.cleaned if isinstance(cleaned, Cleaned)]
         judged = iter(list(in_use.judge.judge(asked)))
-        log_entries: list[tuple[Snapshot, Decision]] = []
-        logged: list[Answer] = []
         for job in group:
-            answers = []
-            for sent, cleaned in zip(job.posts, job.cleaned, strict=True):
-                answer = self._decided(in_use, cleaned, next(judged)) if isinstance(cleaned, Cleaned) else cleaned
-                answers.append({"post_id": sent.post_id} | answer)
-                if "verdict" in answer and isinstance(cleaned, Cleaned) and not job.given_up:
-                    log_entries.append(_log_entry(in_use, sent, cleaned, answer))
-                    logged.append(answers[-1])
-            job.answers = answers
-        if log_entries:
-            for answer, decision_id in zip(logged, self._store.log_decisions(log_entries), strict=True):
-                answer["decision_id"] = decision_id
-        self._measure([answer for job in group for answer in job.answers], in_use)
-        self._posts_per_second = sum(job.size for job in group) / max(time.monotonic() - began, 1e-6)
+            job.answers = [
+                {"post_id": sent.post_id}
+                | (self._decided(in_use, cleaned, next(judged)) if isinstance(cleaned, Cleaned) else cleaned)
+                for sent, cleaned in zip(job.posts, job.cleaned, strict=True)
+            ]
+        size = sum(job.size for job in group)
+        self._metrics.batch.observe(size)
+        self._posts_per_second = size / max(time.monotonic() - began, 1e-6)
+
+    def _judged(self, job: _PostsJob) -> None:
+        if not job.answer.done():  # not failed, and not given up
+            self._logging.put(job)
 
     def _decided(self, in_use: InUse, cleaned: Cleaned, judged: Judgement | Unfit) -> Answer:
         if isinstance(judged, Unfit):
@@ -192,14 +193,34 @@ class Judging:
         decided = decided_row(judged, in_use.judge.policy, in_use.calibration, in_use.version)
         return decided | {"identifiers": cleaned.identifiers, "images_left_out": cleaned.images_left_out}
 
+    # --- the store, in one thread ---------------------------------------------------------------------------------------
+
+    def _log(self, group: list[_PostsJob]) -> None:
+        entries: list[tuple[Snapshot, Decision]] = []
+        logged: list[Answer] = []
+        for job in group:
+            for sent, cleaned, answer in zip(job.posts, job.cleaned, job.answers, strict=True):
+                if isinstance(cleaned, Cleaned) and "verdict" in answer:
+                    entries.append(_log_entry(job.in_use, sent, cleaned, answer))
+                    logged.append(answer)
+        if entries:
+            for answer, decision_id in zip(logged, self._store.log_decisions(entries), strict=True):
+                answer["decision_id"] = decision_id
+
+    def _logged(self, job: _PostsJob) -> None:
+        if job.answer.done() and not job.given_up:  # failed
+            return
+        self._measure(job.answers, job.in_use)
+        if not job.given_up:
+            job.answer.set_result(job.answers)
+
     def _measure(self, answers: Sequence[Answer], in_use: InUse) -> None:
         metrics, review = self._metrics, in_use.judge.policy.verdict_ids[-1]
-        metrics.batch.observe(len(answers))
         for answer in answers:
             if "error" in answer:
                 metrics.not_judged.labels(answer["error"]).inc()
                 continue
-            if "decision_id" not in answer:  # given up before it was logged
+            if "decision_id" not in answer:  # given up, and then the store failed
                 continue
             metrics.decisions.labels(answer["verdict"], answer["category"]).inc()
             if answer["verdict"] == review:
@@ -212,8 +233,8 @@ class Judging:
         """End the threads and the workers; what a request still waits for fails."""
         for pool in self._pools.values():
             pool.close()
-        self._cleaning.close()
-        self._judging.close()
+        for line in (self._cleaning, self._judging, self._logging):
+            line.close()
 
 
 def _cleaned_together(one: _PostsJob, other: _PostsJob) -> bool:
@@ -221,11 +242,6 @@ def _cleaned_together(one: _PostsJob, other: _PostsJob) -> bool:
     return (
         not one.has_images and not other.has_images and one.in_use.judge.profile.ocr == other.in_use.judge.profile.ocr
     )
-
-
-def _answer(job: _PostsJob) -> None:
-    if not job.answer.done():
-        job.answer.set_result(job.answers)
 
 
 def _row(number: int, post: Incoming) -> dict[str, Any]:
