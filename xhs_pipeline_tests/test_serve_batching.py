@@ -132,6 +132,55 @@ def test_a_job_waits_for_company_only_while_some_is_coming_and_only_so_long() ->
     run(scenario)
 
 
+def test_one_line_gathers_while_the_next_is_busy_and_no_longer() -> None:
+    async def scenario() -> None:
+        model, cleaner = Thread(), Thread()
+        cleaner.go.set()
+        judging: Line[Numbered] = Line(model.work, answer, posts=4, threads=1, together=lambda one, other: True)
+        cleaning = line(cleaner, more_coming=lambda: judging.busy, gather_seconds=60.0)
+        assert not judging.busy
+        first, judged = Numbered(0), Numbered(1)
+        cleaning.put(first)
+        assert await first.answer == [0], "the model is free, so nobody is waited for"
+        judging.put(judged)
+        waiting = [Numbered(n) for n in (2, 3)]
+        for job in waiting:
+            cleaning.put(job)
+        await asyncio.sleep(0.05)
+        assert judging.busy and cleaner.groups == [[0]]
+        model.go.set()
+        await judged.answer
+        await asyncio.sleep(0)
+        cleaning.start()
+        await asyncio.gather(*(job.answer for job in waiting))
+        assert cleaner.groups == [[0], [2, 3]]
+        for one in (judging, cleaning):
+            one.close()
+
+    run(scenario)
+
+
+def test_who_had_to_be_left_when_the_waiting_was_over_does_not_wait_again() -> None:
+    async def scenario() -> None:
+        thread = Thread()
+        thread.go.set()
+        waiting = line(
+            thread,
+            together=lambda one, other: one.number % 2 == other.number % 2,
+            more_coming=lambda: True,
+            gather_seconds=0.5,
+        )
+        jobs = [Numbered(n) for n in (0, 1, 2)]
+        began = time.monotonic()
+        for job in jobs:
+            waiting.put(job)
+        await asyncio.gather(*(job.answer for job in jobs))
+        assert thread.groups == [[0], [1], [2]] and 0.4 <= time.monotonic() - began < 0.9
+        waiting.close()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

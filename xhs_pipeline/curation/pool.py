@@ -114,9 +114,10 @@ class Pool:
 
     def submit(self, batch: pa.RecordBatch) -> Future[list[pa.RecordBatch]]:
         """What the function makes of `batch`, once a worker is free and done."""
-        return self._threads.submit(self._run, batch)
+        return self._threads.submit(self.run, batch)
 
-    def _run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """`submit` for whoever waits in a thread of their own."""
         slot = self._free.get()
         try:
             return slot.run(batch)

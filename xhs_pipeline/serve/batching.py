@@ -58,6 +58,11 @@ class Line(Generic[AnyJob]):
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job that came now would have to wait."""
+        return not self._idle or bool(self._jobs)
+
     def put(self, job: AnyJob) -> None:
         """Add a job at the end."""
         self._jobs.append(job)
@@ -88,7 +93,7 @@ class Line(Generic[AnyJob]):
     def _take(self) -> list[AnyJob]:
         if self._timer:
             self._timer.cancel()
-        self._timer, self._due = None, False
+        self._timer = None
         group: list[AnyJob] = []
         size = 0
         while self._jobs:
@@ -100,6 +105,7 @@ class Line(Generic[AnyJob]):
                 break
             group.append(self._jobs.popleft())
             size += job.size
+        self._due = self._due and bool(self._jobs)  # who had to be left has waited, too
         return group
 
     def _ended(self, group: Sequence[AnyJob], task: "asyncio.Future[None]") -> None:

@@ -98,6 +98,8 @@ class Judging:
             posts=limits.batch_posts,
             threads=limits.clean_processes,
             together=_cleaned_together,
+            more_coming=lambda: self._judging.busy,  # what is cleaned sooner would wait for the model
+            gather_seconds=limits.gather_seconds,
         )
         self._judging: Line[_PostsJob] = Line(
             self._judge, self._judged, posts=limits.batch_posts, threads=1,
@@ -152,7 +154,7 @@ class Judging:
         rows = [post for job in group for post in job.posts]
         raw = pa.RecordBatch.from_pylist([_row(n, post) for n, post in enumerate(rows)], schema=RAW_POSTS)
         ocr = group[0].in_use.judge.profile.ocr
-        made = _by_row(CleanedBatch(*self._pool(ocr).submit(raw).result()))
+        made = _by_row(CleanedBatch(*self._pool(ocr).run(raw)))
         numbers = iter(range(len(rows)))
         for job in group:
             job.cleaned = [made[next(numbers)] for _ in job.posts]
@@ -184,6 +186,7 @@ class Judging:
     def _judged(self, job: _PostsJob) -> None:
         if not job.answer.done():  # not failed, and not given up
             self._logging.put(job)
+        self._cleaning.start()
 
     def _decided(self, in_use: InUse, cleaned: Cleaned, judged: Judgement | Unfit) -> Answer:
         if isinstance(judged, Unfit):

@@ -26,7 +26,7 @@ class Limits:
 
     requests: answered at once, of any kind. body_mb: of one request. bodies_mb: of all requests at once, whose posts are in memory. body_seconds: to send one.
     request_posts: in one request. waiting_posts: taken and not yet answered; more are turned away. batch_posts: that the model
-    is asked about at once (1: one at a time). gather_seconds: how long a post waits at most for others that are being cleaned.
+    is asked about at once (1: one at a time). gather_seconds: how long a post waits at most for company before the model, while others are being cleaned, and before cleaning, while the model is busy.
     request_seconds: until an answer. image_seconds: for one image or text in cleaning; the largest image admitted takes about
     2 s of a core (benchmarks/clean_posts). clean_processes: worker processes that clean.
     """
