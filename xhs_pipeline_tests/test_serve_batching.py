@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,10 @@ class Thread:
         assert self.go.wait(20)
 
 
-def answer(job: Numbered) -> None:
-    if not job.answer.done():
-        job.answer.set_result([job.number])
+def answer(group: Sequence[Numbered]) -> None:
+    for job in group:
+        if not job.answer.done():
+            job.answer.set_result([job.number])
 
 
 def line(thread: Thread, **options: Any) -> "Line[Numbered]":

@@ -34,7 +34,8 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Line(Generic[AnyJob]):
-    """A line before `threads` threads. `work` is called with a group of jobs, `together` says whether one may join a group.
+    """A line before `threads` threads. `work` is called there with a group of jobs, and then `done`, on the event loop, with the
+    same group. `together` says whether a job may join a group.
 
     posts: in a group at most, though a larger job is taken alone. gather_seconds: how long the first job may wait for company
     while `more_coming` says that there is some on its way; it never waits for what nobody has sent.
@@ -43,7 +44,7 @@ class Line(Generic[AnyJob]):
     def __init__(
         self,
         work: Callable[[list[AnyJob]], None],
-        done: Callable[[AnyJob], None],
+        done: Callable[[Sequence[AnyJob]], None],
         *,
         posts: int,
         threads: int,
@@ -63,9 +64,9 @@ class Line(Generic[AnyJob]):
         """Whether a job that came now would have to wait."""
         return not self._idle or bool(self._jobs)
 
-    def put(self, job: AnyJob) -> None:
-        """Add a job at the end."""
-        self._jobs.append(job)
+    def put(self, *jobs: AnyJob) -> None:
+        """Add jobs at the end."""
+        self._jobs.extend(jobs)
         self.start()
 
     def start(self) -> None:
@@ -111,10 +112,10 @@ class Line(Generic[AnyJob]):
     def _ended(self, group: Sequence[AnyJob], task: "asyncio.Future[None]") -> None:
         self._idle += 1
         error = task.exception()
-        for job in group:
-            if error is not None:
+        if error is not None:
+            for job in group:
                 job.fail(error)
-            self._done(job)
+        self._done(group)
         self.start()
 
     def close(self) -> None:

@@ -159,12 +159,9 @@ class Judging:
         for job in group:
             job.cleaned = [made[next(numbers)] for _ in job.posts]
 
-    def _cleaned(self, job: _PostsJob) -> None:
-        self._count(in_cleaning=-job.size)
-        if job.answer.done():  # failed, or given up
-            self._judging.start()
-        else:
-            self._judging.put(job)
+    def _cleaned(self, group: Sequence[_PostsJob]) -> None:
+        self._count(in_cleaning=-sum(job.size for job in group))
+        self._judging.put(*_waited_for(group))
 
     # --- the model, in one thread ---------------------------------------------------------------------------------------
 
@@ -183,9 +180,8 @@ class Judging:
         self._metrics.batch.observe(size)
         self._posts_per_second = size / max(time.monotonic() - began, 1e-6)
 
-    def _judged(self, job: _PostsJob) -> None:
-        if not job.answer.done():  # not failed, and not given up
-            self._logging.put(job)
+    def _judged(self, group: Sequence[_PostsJob]) -> None:
+        self._logging.put(*_waited_for(group))
         self._cleaning.start()
 
     def _decided(self, in_use: InUse, cleaned: Cleaned, judged: Judgement | Unfit) -> Answer:
@@ -210,11 +206,11 @@ class Judging:
             for answer, decision_id in zip(logged, self._store.log_decisions(entries), strict=True):
                 answer["decision_id"] = decision_id
 
-    def _logged(self, job: _PostsJob) -> None:
-        if job.answer.done() and not job.given_up:  # failed
-            return
-        self._measure(job.answers, job.in_use)
-        if not job.given_up:
+    def _logged(self, group: Sequence[_PostsJob]) -> None:
+        for job in group:
+            if job.given_up or not job.answer.done():  # else it failed
+                self._measure(job.answers, job.in_use)
+        for job in _waited_for(group):
             job.answer.set_result(job.answers)
 
     def _measure(self, answers: Sequence[Answer], in_use: InUse) -> None:
@@ -245,6 +241,11 @@ def _cleaned_together(one: _PostsJob, other: _PostsJob) -> bool:
     return (
         not one.has_images and not other.has_images and one.in_use.judge.profile.ocr == other.in_use.judge.profile.ocr
     )
+
+
+def _waited_for(group: Sequence[_PostsJob]) -> list[_PostsJob]:
+    """Those that neither failed nor were given up."""
+    return [job for job in group if not job.answer.done()]
 
 
 def _row(number: int, post: Incoming) -> dict[str, Any]:
