@@ -229,7 +229,7 @@ def test_a_service_that_others_could_reach_needs_tokens(
     assert "set XHS_CLIENT_TOKENS" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])
+@pytest.mark.parametrize("missing", ["fastapi", "fastapi_offline", "uvicorn", "prometheus_client"])
 def test_without_the_extra_the_command_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from xhs_pipeline.serve.cli import main; sys.exit(main(['serve']))"  # fmt: skip
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

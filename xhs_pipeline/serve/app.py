@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 
 from xhs_pipeline import __name__ as package
 from xhs_pipeline.appeals.database import StoreError
@@ -71,7 +72,14 @@ def create_app(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) -
             await watching
         judging.close()
 
-    app = FastAPI(title=package, description="Judges posts by the model in use, and takes appeals.", lifespan=lifespan)
+    # /docs with its script and style from here and not from a network that may not be there; nor is the schema sent to a validator
+    app = FastAPIOffline(
+        title=package,
+        description="Judges posts by the model in use, and takes appeals.",
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_parameters={"validatorUrl": None},
+    )
     app.state.model, app.state.store, app.state.tokens = model, store, tokens
     app.state.limits, app.state.metrics = limits, metrics
     app.include_router(routes)

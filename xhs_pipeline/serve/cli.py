@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(options)
     except ModuleNotFoundError as missing:
-        if missing.name not in ("fastapi", "uvicorn", "prometheus_client"):
+        if missing.name not in ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"):
             raise
         problem: Exception = RuntimeError(f"{missing.name} is not installed; pip install 'xhs-pipeline[serve]'")
     except (ValueError, OSError, RuntimeError) as error:
