@@ -280,6 +280,17 @@ def test_what_a_model_was_trained_on_is_not_new(workspace: Workspace, instance: 
     assert run_key(tick(workspace, instance, cursor)[0])
 
 
+def test_an_adapter_from_elsewhere_has_learnt_nothing_from_the_appeals_that_it_was_stored_beside(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    appeals(workspace, NEEDED)
+    found, store = read(workspace), workspace.store
+    outcomes = publish(store, "appeal_outcomes", lambda work: write_outcomes(found, work))
+    splits = publish(store, "sharegpt_splits", write_train("as posted"), appeal_outcomes=outcomes)
+    publish(store, "adapter", lambda work: Built({"trained_elsewhere": "/their/folder"}), sharegpt_splits=splits)
+    assert run_key(tick(workspace, instance)[0])
+
+
 def test_outcomes_that_leave_the_training_records_as_they_are_count_as_trained_on(
     workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:

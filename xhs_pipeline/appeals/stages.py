@@ -55,10 +55,11 @@ def trained_event_ids(store: ArtifactStore) -> set[int]:
     """Event ids of the outcomes that the newest adapter has taken account of: followed from artefact to artefact, not guessed.
 
     Where newer splits hold the same records to train on (the outcomes upheld the labels, or name posts that are not in
-    train), there was nothing to train anew, and the adapter has taken account of theirs.
+    train), there was nothing to train anew, and the adapter has taken account of theirs. An adapter that was trained elsewhere
+    lies beside splits that it has not seen: it counts as trained on none of them, as the evaluation counts it.
     """
     adapter = store.latest("adapter")
-    if adapter is None:
+    if adapter is None or "trained_elsewhere" in adapter.manifest["counts"]:
         return set()
     splits = store.get("sharegpt_splits", adapter.manifest["lineage"]["sharegpt_splits"])
     newest = store.latest("sharegpt_splits")
