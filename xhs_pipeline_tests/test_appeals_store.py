@@ -204,15 +204,17 @@ def test_a_post_that_is_edited_and_judged_again_is_another_snapshot(store: Appea
         assert db.execute(sa.select(sa.func.count()).select_from(tables.SNAPSHOT_IMAGES)).scalar() == 4
 
 
-@pytest.mark.parametrize("table", ["events", "decisions", "snapshots", "snapshot_images", "store_info"])
+@pytest.mark.parametrize("table", ["events", "decisions", "snapshots", "snapshot_images", "store_info", "erasures"])
 def test_nothing_is_ever_updated_or_deleted(store: AppealStore, table: str) -> None:
     filed(store)
+    store.erase("nobody")
     column = {
         "events": "verdict",
         "decisions": "verdict",
         "snapshots": "title",
         "snapshot_images": "sha256",
         "store_info": "value",
+        "erasures": "author_hash",
     }[table]
     before = contents(store, table)
     statements = [f"UPDATE {table} SET {column} = 'changed'", f"DELETE FROM {table}"]
@@ -492,7 +494,7 @@ def test_a_database_of_a_newer_version_is_refused_untouched(store: AppealStore, 
     with store.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(
-        StoreError, match="its schema is not known here .*9999.* knows up to 0001: install the version that"
+        StoreError, match="its schema is not known here .*9999.* knows up to 0002: install the version that"
     ):
         AppealStore.open(database_url, POLICY, KEY)
     assert store.database.version() == "9999"

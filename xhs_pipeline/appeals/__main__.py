@@ -8,6 +8,7 @@
     audit                                       draw posts that passed for review, as many as the policy says
     expire --days 30                            close the cases in which nothing has happened for so long
     import appeals.jsonl                        take over the events of another system's file
+    erase --author ID                           erase a person's texts, images and notes; a trace and what was decided stay
 
 export and answers take --format label-studio: FILE is then the project's import, FILE with .xml its labeling interface; back
 comes the project's export as JSON, with --reviewers a JSON object that gives the name of every reviewer by Label Studio's user id
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--size", type=int, help="default: the policy's appeals.audit.size")
     audit.add_argument("--seed", type=int, help="default: the newest event's number")
     commands.add_parser("expire").add_argument("--days", type=float, required=True)
+    erase = commands.add_parser(
+        "erase", help="copies elsewhere, the source's file and backups among them, are not reached"
+    )
+    erase.add_argument("--author", required=True, help="as the service was told, or the appellant's id")
     commands.add_parser("import").add_argument("file", type=Path)
     return parser
 
@@ -98,6 +103,11 @@ def _run(store: AppealStore, options: argparse.Namespace) -> int:
             print(f"{len(store.sample_audit(options.size, options.seed))} audit cases opened")
         case "expire":
             print(f"{store.expire(datetime.now(UTC), timedelta(days=options.days))} cases expired")
+        case "erase":
+            gone = store.erase(options.author)
+            print(
+                f"{gone.snapshots} posts, {gone.images} images and {gone.notes} notes erased; {gone.closed} open cases closed"
+            )
         case "import":
             taken = store.import_jsonl(options.file)
             for row in taken.refused.to_pylist():

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from xhs_pipeline.appeals.tables import DECISIONS, EVENTS
+from xhs_pipeline.appeals.tables import DECISIONS, EVENTS, SNAPSHOTS
 from xhs_pipeline.policy import Policy
 
 BANDS = (0.05, 0.2)  # probability of a violation: below, between, and from there on
@@ -19,12 +19,11 @@ Row = Mapping[str, Any]
 
 
 def candidates(db: sa.Connection, policy: Policy, now: datetime) -> list[Row]:
-    """Decisions of the last `audit.days` that let a post pass, the oldest first; none whose content was sampled before."""
+    """Decisions of the last `audit.days` that let a post pass, the oldest first; none that was erased, or whose content was sampled before."""
     since = now - timedelta(days=float(policy.appeals["audit"]["days"]))
     sampled = sa.select(EVENTS.c.group_id).where(EVENTS.c.kind == "sampled", EVENTS.c.group_id == DECISIONS.c.group_id)
-    asked = sa.select(DECISIONS).where(
-        DECISIONS.c.verdict == policy.pass_verdict, DECISIONS.c.at > since, ~sampled.exists()
-    )
+    passed = (DECISIONS.c.verdict == policy.pass_verdict, DECISIONS.c.at > since, SNAPSHOTS.c.erased_at.is_(None))
+    asked = sa.select(DECISIONS).join(SNAPSHOTS).where(*passed, ~sampled.exists())
     return [dict(row._mapping) for row in db.execute(asked.order_by(DECISIONS.c.number))]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-HEAD = "0001"  # the newest step in migrations/versions
+HEAD = "0002"  # the newest step in migrations/versions
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_SECONDS = 30  # how long a writer waits for the ones before it
 CONNECT_SECONDS = 10
@@ -176,7 +176,7 @@ def _parse(url: str) -> sa.URL:
 
 def _sqlite_settings(raw: Any, record: Any) -> None:
     raw.isolation_level = None  # or the driver begins transactions by itself, and later than they should
-    for pragma in ("foreign_keys = ON", "synchronous = FULL", "recursive_triggers = ON"):
+    for pragma in ("foreign_keys = ON", "synchronous = FULL", "recursive_triggers = ON", "secure_delete = ON"):
         raw.execute(f"PRAGMA {pragma}")
 
 

@@ -83,6 +83,12 @@ def find(db: sa.Connection, decision_id: str) -> Mapping[str, Any] | None:
     return None if row is None else dict(row._mapping)
 
 
+def is_erased(db: sa.Connection, decision_id: str) -> bool:
+    """Whether the post that was decided on was erased since."""
+    asked = sa.select(SNAPSHOTS.c.erased_at).join(DECISIONS).where(DECISIONS.c.decision_id == decision_id)
+    return db.execute(asked).scalar() is not None
+
+
 def author_of(db: sa.Connection, decision_id: str | None) -> str | None:
     """The hash of the author whose post was decided on, where it is known."""
     asked = sa.select(SNAPSHOTS.c.author_hash).join(DECISIONS).where(DECISIONS.c.decision_id == decision_id)
@@ -91,7 +97,7 @@ def author_of(db: sa.Connection, decision_id: str | None) -> str | None:
 
 
 def read(db: sa.Connection, decision_id: str | None) -> tuple[Snapshot | None, Decision | None, datetime | None]:
-    """What was judged, what was decided and when; None each where the log does not hold it."""
+    """What was judged, what was decided and when; None each where the log does not hold it, or no more."""
     row = find(db, decision_id) if decision_id else None
     if row is None:
         return None, None, None
@@ -99,5 +105,6 @@ def read(db: sa.Connection, decision_id: str | None) -> tuple[Snapshot | None, D
     asked = sa.select(SNAPSHOT_IMAGES.c.bytes).where(SNAPSHOT_IMAGES.c.snapshot_id == row["snapshot_id"])
     images = tuple(db.execute(asked.order_by(SNAPSHOT_IMAGES.c.position)).scalars())
     snapshot = Snapshot(stored.post_id, stored.title, stored.body, images, stored.ocr_text, stored.qr_codes)
+    shown = None if stored.erased_at else snapshot
     names = ("model_version", "policy_version", "verdict", "category", "verdict_probs", "category_probs", "source")
-    return snapshot, Decision(**{name: row[name] for name in names}), row["at"]
+    return shown, Decision(**{name: row[name] for name in names}), row["at"]

@@ -13,6 +13,7 @@ WEEK = timedelta(days=7)
 REFUSALS = {
     "unknown_decision": ("找不到这条审核决定", "no decision with this id is in the log; appeal with the id that the decision came with"),
     "passed_post": ("该帖子未被处置，无需申诉", "the post passed: there is nothing to appeal against"),
+    "erased": ("该内容已应作者要求删除，无法复核", "what was judged was erased at its author's request, so nobody can review it"),
     "duplicate": ("您已对这条决定提出过申诉", "this appellant has appealed against this decision already; one appeal counts"),
     "author_cap": ("您本周的申诉次数已用完", "this appellant has used up the appeals of seven days; try again later"),
     "group_cap": ("相同内容的申诉已在处理中", "enough appeals about the same content came within seven days; their outcome will hold for it"),

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from xhs_pipeline.appeals import audit, decisions, rules, states
 from xhs_pipeline.appeals.cases import COPIED, HERE, add, append, in_state, newest, rows_of, settle, state, view
 from xhs_pipeline.appeals.database import Database, StoreError
+from xhs_pipeline.appeals.erasure import Erased, erase
 from xhs_pipeline.appeals.events import APPEAL_EVENTS
 from xhs_pipeline.appeals.importing import Imported, import_events
 from xhs_pipeline.appeals.records import CaseView, Decision, Filed, Snapshot
@@ -122,6 +123,8 @@ class AppealStore:
                 raise Refused("unknown_decision")
             if decision["verdict"] == self.policy.pass_verdict:
                 raise Refused("passed_post")
+            if decisions.is_erased(db, decision_id):
+                raise Refused("erased")
             once = f"{decision_id}:{who}"
             if db.execute(
                 sa.select(EVENTS.c.event_id).where(EVENTS.c.origin == HERE, EVENTS.c.origin_id == once)
@@ -171,6 +174,11 @@ class AppealStore:
             for case in idle:
                 self._add(db, case, states.EXPIRED, None, states.SYSTEM)
         return len(idle)
+
+    def erase(self, author: str) -> Erased:
+        """Erase the texts, images and notes of a person; ids, decisions and what became of cases stay. See erasure."""
+        with self.database.write() as db:
+            return erase(db, self.policy, self.hash_of(author), self.clock())
 
     # --- review ---------------------------------------------------------------------------------------------------------
 

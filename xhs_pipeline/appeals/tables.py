@@ -4,7 +4,8 @@ events      what happened to a case, in the order of event_id; the state of a ca
 decisions   what a model, or a person, first decided of a post: what appeals and audits are about
 snapshots   the post as it was judged, under the hash of its content, so that an edited post does not change what was judged
 store_info  which key the hashes of people were made with
-None of them is ever updated or deleted from; triggers in the database see to that.
+erasures    whose texts were erased, when and how much
+None of them is ever updated or deleted from, but for what an erasure empties; triggers in the database see to that.
 """
 
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ SNAPSHOTS = sa.Table(
     sa.Column("author_hash", sa.String(32)),
     sa.Column("group_id", sa.Text, nullable=False),
     sa.Column("at", UtcTime, nullable=False),
+    sa.Column("erased_at", UtcTime),
 )
 SNAPSHOT_IMAGES = sa.Table(
     "snapshot_images",
@@ -106,6 +108,17 @@ STORE_INFO = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
+ERASURES = sa.Table(
+    "erasures",
+    METADATA,
+    sa.Column("number", NUMBER, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("author_hash", sa.String(32), nullable=False),
+    sa.Column("snapshots", sa.Integer, nullable=False),
+    sa.Column("images", sa.Integer, nullable=False),
+    sa.Column("notes", sa.Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
 sa.UniqueConstraint(EVENTS.c.origin, EVENTS.c.origin_id, name="events_origin")
 for name, columns in {
     "events_case": ("case_id", "event_id"),
@@ -116,3 +129,5 @@ for name, columns in {
 }.items():
     sa.Index(name, *(EVENTS.c[column] for column in columns))
 sa.Index("decisions_at", DECISIONS.c.verdict, DECISIONS.c.at)
+sa.Index("snapshots_author", SNAPSHOTS.c.author_hash)
+sa.Index("erasures_author", ERASURES.c.author_hash, ERASURES.c.at)

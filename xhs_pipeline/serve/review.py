@@ -25,7 +25,7 @@ from xhs_pipeline.serve.messages import (
 # what is not there, what is used up, and what does not fit the case as it is; anything else is the request's own fault
 STATUS = {
     "unknown_decision": 404, "unknown_case": 404, "author_cap": 429, "group_cap": 429, "passed_post": 409, "duplicate": 409,
-    "closed": 409, "not_triaged": 409, "repeated": 409, "not_the_appellant": 403, "own_decision": 403, "own_appeal": 403,
+    "closed": 409, "not_triaged": 409, "repeated": 409, "not_the_appellant": 403, "erased": 410, "own_decision": 403, "own_appeal": 403,
 }  # fmt: skip
 REVIEW_BEARER = HTTPBearer(auto_error=False, scheme_name="reviewer", description="a token of XHS_REVIEWER_TOKENS")
 CLIENT_BEARER = HTTPBearer(auto_error=False, description="only where XHS_CLIENT_TOKENS is set")

@@ -1,0 +1,51 @@
+"""Erasing what an author wrote, within a transaction of the appeals store; ids, decisions and what became of cases stay."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from xhs_pipeline.appeals import states
+from xhs_pipeline.appeals.cases import add, in_state
+from xhs_pipeline.appeals.tables import DECISIONS, ERASURES, EVENTS, SNAPSHOT_IMAGES, SNAPSHOTS
+from xhs_pipeline.policy import Policy
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How much was erased, and how many open cases were closed since nobody can review them any more."""
+
+    snapshots: int
+    images: int
+    notes: int
+    closed: int
+
+
+def erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> Erased:
+    """Empty the author's snapshots and notes; their open cases expire. The trace in `erasures` comes first: triggers ask for it.
+
+    The labels that cases came to stay, by post id and hash of the text: they fit a post only where it is still among the posts, as
+    it was judged.
+    """
+    mine = sa.and_(SNAPSHOTS.c.author_hash == author_hash, SNAPSHOTS.c.erased_at.is_(None))
+    of_mine = SNAPSHOT_IMAGES.c.snapshot_id.in_(sa.select(SNAPSHOTS.c.snapshot_id).where(mine))
+    my_notes = sa.and_(EVENTS.c.actor_hash == author_hash, EVENTS.c.note.is_not(None))
+    asked = {"snapshots": (SNAPSHOTS, mine), "images": (SNAPSHOT_IMAGES, of_mine), "notes": (EVENTS, my_notes)}
+    counts = {name: _count(db, table, which) for name, (table, which) in asked.items()}
+    about = sa.select(DECISIONS.c.decision_id).join(SNAPSHOTS).where(mine)
+    decided = set(db.execute(about).scalars())
+    waiting = [case for case, _ in in_state(db, None, 0, policy) if case.decision_id in decided] if decided else []
+    db.execute(sa.insert(ERASURES).values(at=at, author_hash=author_hash, **counts))
+    db.execute(sa.update(SNAPSHOTS).where(mine).values(title="", body="", ocr_text=None, erased_at=at))
+    erased = sa.select(SNAPSHOTS.c.snapshot_id).where(
+        SNAPSHOTS.c.author_hash == author_hash, SNAPSHOTS.c.erased_at == at
+    )
+    db.execute(sa.delete(SNAPSHOT_IMAGES).where(SNAPSHOT_IMAGES.c.snapshot_id.in_(erased)))
+    db.execute(sa.update(EVENTS).where(my_notes).values(note=None))
+    for case in waiting:
+        add(db, case, policy, at, states.EXPIRED, None, states.SYSTEM)
+    return Erased(**counts, closed=len(waiting))
+
+
+def _count(db: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    return int(db.execute(sa.select(sa.func.count()).select_from(table).where(which)).scalar() or 0)

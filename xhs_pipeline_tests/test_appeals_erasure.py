@@ -1,0 +1,166 @@
+"""Erasing what a person wrote, on SQLite and PostgreSQL: the words go, what was decided stays, and nothing else becomes changeable."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from xhs_pipeline.appeals.__main__ import main
+from xhs_pipeline.appeals.database import HEAD, MIGRATIONS, Database
+from xhs_pipeline.appeals.evidence import as_judged
+from xhs_pipeline.appeals.outcomes import derive_outcomes
+from xhs_pipeline.appeals.records import Decision, Snapshot
+from xhs_pipeline.appeals.review_files import export_jsonl
+from xhs_pipeline.appeals.store import AppealStore, store_url
+from xhs_pipeline.privacy import keyed_hash, load_hmac_key
+from xhs_pipeline_tests.test_appeals_events import KEY, POLICY
+from xhs_pipeline_tests.test_appeals_store import Clock, contents, decided, filed, passed, refusal
+
+SECRET, PICTURE = "只有王写过的字句", b"a picture of wang's"
+TABLES = ("snapshots", "snapshot_images", "decisions", "events", "store_info", "erasures")
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[AppealStore]:
+    with AppealStore.open(database_url, POLICY, KEY, Clock()) as opened:
+        yield opened
+
+
+def wrote(store: AppealStore, n: int, author: str = "wang", verdict: str = "remove") -> str:
+    post = Snapshot(f"by-{author}-{n}", SECRET, f"{SECRET}{author}{n}", (PICTURE, b"other"), SECRET, 1, author=author)
+    return store.log_decision(post, Decision("m", "v", verdict, "正常" if verdict == "pass" else "私域引流"))
+
+
+def everything(store: AppealStore) -> str:
+    return str([contents(store, table) for table in TABLES])
+
+
+def test_the_words_and_pictures_of_a_person_go_and_what_was_decided_stays(store: AppealStore) -> None:
+    over = store.file_appeal(wrote(store, 1), "wang", f"{SECRET}，请再看")
+    store.vote(over.case_id, "judge", "pass", "正常")
+    waiting = store.file_appeal(wrote(store, 2), "wang").case_id
+    wrote(store, 3, verdict="pass")
+    of_others = filed(store, 4, author="li")
+    before = {table: contents(store, table) for table in TABLES}
+    labels = derive_outcomes(store.events(), POLICY).outcomes
+
+    gone = store.erase("wang")
+    assert (gone.snapshots, gone.images, gone.notes, gone.closed) == (3, 6, 1, 1)
+    assert SECRET not in everything(store) and str(PICTURE) not in everything(store)
+    (trace,) = contents(store, "erasures")
+    assert trace[2:] == (keyed_hash(KEY, "wang"), 3, 6, 1)
+    # all rows but those of the images are there, and the decisions as they were
+    assert contents(store, "decisions") == before["decisions"]
+    assert [row[0] for row in contents(store, "snapshots")] == [row[0] for row in before["snapshots"]]
+    assert [row[:2] for row in contents(store, "events")][:-1] == [row[:2] for row in before["events"]]
+    view = store.case(over.case_id)
+    assert (view.state.state, view.state.label, view.snapshot) == ("overturned", ("pass", "正常"), None)
+    assert view.decision is not None and view.decision.verdict == "remove"
+    assert derive_outcomes(store.events(), POLICY).outcomes == labels
+    assert store.case(waiting).state.state == "expired"
+    assert store.case(of_others.case_id).snapshot is not None
+    assert [case.case_id for case in store.queue()] == [of_others.case_id]
+
+
+def test_what_was_erased_is_neither_appealed_nor_sampled_nor_exported_nor_written_again(
+    store: AppealStore, tmp_path: Path
+) -> None:
+    decision, case = wrote(store, 1), store.file_appeal(wrote(store, 2), "wang").case_id
+    wrote(store, 3, verdict="pass")
+    store.erase("wang")
+    assert refusal(store.file_appeal, decision, "li") == "erased"
+    assert refusal(store.vote, case, "judge", "pass", "正常") == "closed"
+    assert store.sample_audit(10) == []
+    assert export_jsonl(store, tmp_path / "queue.jsonl")[0] == 0
+    again = wrote(store, 1)
+    assert SECRET not in everything(store) and refusal(store.file_appeal, again, "li") == "erased"
+    assert store.erase("wang").snapshots == 0 and len(contents(store, "erasures")) == 2
+
+
+def test_a_label_whose_post_was_erased_fits_that_post_alone_and_no_empty_one(store: AppealStore) -> None:
+    case = store.file_appeal(wrote(store, 1), "wang").case_id
+    store.vote(case, "judge", "pass", "正常")
+    store.erase("wang")
+    outcomes = derive_outcomes(store.events(), POLICY).outcomes
+    assert outcomes.num_rows == 1
+    said = f"{SECRET}{SECRET}wang1"
+    assert as_judged(outcomes, {"by-wang-1": said}).num_rows == 1, "the post as it was judged"
+    assert as_judged(outcomes, {"by-wang-1": ""}).num_rows == 0
+    assert as_judged(outcomes, {"by-wang-1": "别的"}).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE snapshots SET title = '', body = '', ocr_text = NULL",
+        "UPDATE snapshots SET title = '', body = '', ocr_text = NULL, erased_at = '{now}'",
+        "UPDATE snapshots SET title = '', body = '', ocr_text = NULL, erased_at = (SELECT max(at) FROM erasures)",
+        "UPDATE snapshots SET body = 'x', erased_at = (SELECT max(at) FROM erasures) WHERE author_hash = '{wang}'",
+        "UPDATE snapshots SET title = '', body = '', ocr_text = NULL, erased_at = (SELECT max(at) FROM erasures), "
+        "post_id = 'x' WHERE author_hash = '{wang}'",
+        "UPDATE snapshots SET title = '标题', erased_at = NULL WHERE erased_at IS NOT NULL",
+        "DELETE FROM snapshots WHERE erased_at IS NOT NULL",
+        "DELETE FROM snapshot_images",
+        "UPDATE snapshot_images SET sha256 = 'x'",
+        "UPDATE events SET note = NULL",
+        "UPDATE events SET note = 'x' WHERE actor_hash = '{wang}'",
+        "UPDATE events SET note = NULL, verdict = 'pass' WHERE actor_hash = '{wang}'",
+        "DELETE FROM events WHERE actor_hash = '{wang}'",
+    ],
+)
+def test_an_erasure_opens_the_way_for_nothing_else(store: AppealStore, statement: str) -> None:
+    filed(store, 1, author="li")
+    store.file_appeal(wrote(store, 1), "wang", "请再看")
+    store.erase("wang")
+    wrote(store, 2)
+    before = everything(store)
+    statement = statement.format(wang=keyed_hash(KEY, "wang"), now="2026-03-02 12:00:00.000000")
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.database.engine.begin() as connection:
+        connection.execute(sa.text(statement))
+    assert everything(store) == before
+
+
+def test_a_store_of_before_is_brought_up_to_date_with_all_that_it_holds(database_url: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    database = Database(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    post = {"snapshot_id": "s", "post_id": "p", "title": "t", "body": "b", "group_id": "g", "at": "2026-03-02 12:00:00"}
+    names = ", ".join(post)
+    with database.write(alone=False) as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0001")
+        db.execute(sa.text(f"INSERT INTO snapshots ({names}) VALUES (:{names.replace(', ', ', :')})"), post)
+    assert database.version() == "0001"
+    database.close()
+    with AppealStore.open(database_url, POLICY, KEY) as store:
+        assert store.database.version() == HEAD
+        (row,) = contents(store, "snapshots")
+        assert "t" in row and row[-1] is None
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.database.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE snapshots SET title = ''"))
+
+
+def test_the_command_names_nobody_and_the_files_hold_the_words_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("XHS_APPEALS_URL", "XHS_HMAC_KEY", "XHS_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    data = tmp_path / "data"
+    monkeypatch.setenv("XHS_DATA_DIR", str(data))
+    with AppealStore.open(store_url(data), POLICY, load_hmac_key(data)) as store:
+        wrote(store, 1)
+        decided(store, 2, author="li")
+        passed(store, 3)
+
+    def held(words: bytes) -> bool:
+        return any(words in file.read_bytes() for file in data.iterdir())
+
+    assert held(SECRET.encode()) and held(PICTURE)
+    assert main(["erase", "--author", "wang"]) == 0
+    assert capsys.readouterr().out == "1 posts, 2 images and 0 notes erased; 0 open cases closed\n"
+    assert not held(SECRET.encode()) and not held(PICTURE) and held("正文2".encode())
