@@ -17,7 +17,7 @@ from xhs_pipeline.assets.posts import WEEKS
 from xhs_pipeline.automation import appeal_retrain, appeal_sensor, weekly_retrain
 from xhs_pipeline.definitions import defs
 from xhs_pipeline.policy import POLICY_FILE, load_policy
-from xhs_pipeline.resources import Workspace
+from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import event, lines
 
@@ -31,25 +31,47 @@ SHANGHAI = ZoneInfo("Asia/Shanghai")
 # --- the weekly schedule ------------------------------------------------------------------------------------------------
 
 
-def requested(at: datetime) -> Any:
-    return weekly_retrain(dg.build_schedule_context(scheduled_execution_time=at))
+def requested(workspace: Workspace, at: datetime) -> Any:
+    resources = {"workspace": workspace, "profile": profile_resource()}
+    context = dg.build_schedule_context(
+        scheduled_execution_time=at, repository_def=defs.get_repository_def(), resources=resources
+    )
+    return weekly_retrain(context)
 
 
-def test_every_monday_at_three_in_shanghai_last_weeks_partition_is_asked_for() -> None:
+def test_every_monday_at_three_in_shanghai_last_weeks_partition_is_asked_for(workspace: Workspace) -> None:
     assert (weekly_retrain.cron_schedule, weekly_retrain.execution_timezone) == ("0 3 * * 1", "Asia/Shanghai")
-    request = requested(datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+    request = requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
     assert (request.partition_key, request.run_key) == ("2026-02-16", "week-2026-02-16")
-    assert requested(datetime(2026, 1, 5, 3, tzinfo=SHANGHAI)).partition_key == "2025-12-29"  # over the year's end
+    over_the_years_end = requested(workspace, datetime(2026, 1, 5, 3, tzinfo=SHANGHAI))
+    assert over_the_years_end.partition_key == "2025-12-29"
 
 
-def test_the_week_is_shanghais_whatever_zone_the_tick_is_told_in() -> None:
-    assert requested(datetime(2026, 2, 22, 19, tzinfo=UTC)).partition_key == "2026-02-16"  # the same moment
+def test_the_week_is_shanghais_whatever_zone_the_tick_is_told_in(workspace: Workspace) -> None:
+    same_moment = datetime(2026, 2, 22, 19, tzinfo=UTC)
+    assert requested(workspace, same_moment).partition_key == "2026-02-16"
 
 
-def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time(instance: dg.DagsterInstance) -> None:
+def test_a_week_whose_file_is_missing_is_asked_for_and_the_run_says_what_to_do(workspace: Workspace) -> None:
+    request = requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+    assert "posts.jsonl: no such file, expected the jsonl posts of week 2026-02-16" in request.tags["xhs/reason"]
+
+
+def test_a_source_that_cannot_be_read_turns_the_schedules_tick_red(workspace: Workspace) -> None:
+    Path(workspace.source).write_text("format: jsonl\npath: posts.jsonl\nappeals: nowhere.jsonl\n")
+    with pytest.raises(FileNotFoundError, match="nowhere.jsonl"):
+        requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+
+
+def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
     at = datetime(2026, 2, 23, 3, tzinfo=SHANGHAI)
-    assert requested(at).partition_key in WEEKS.get_partition_keys(current_time=at)
-    with dg.build_schedule_context(instance, at, repository_def=defs.get_repository_def()) as context:
+    assert requested(workspace, at).partition_key in WEEKS.get_partition_keys(current_time=at)
+    resources = {"workspace": workspace, "profile": profile_resource()}
+    with dg.build_schedule_context(
+        instance, at, repository_def=defs.get_repository_def(), resources=resources
+    ) as context:
         tick = defs.resolve_schedule_def("weekly_retrain").evaluate_tick(context)
     (request,) = tick.run_requests or []
     assert request.tags["dagster/partition"] == "2026-02-16"

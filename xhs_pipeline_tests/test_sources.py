@@ -24,6 +24,7 @@ from xhs_pipeline.posts.sources import (
     SourceError,
     SourceMissing,
     Tally,
+    has_posts,
     load_source,
     read_week,
     source_fingerprint,
@@ -758,6 +759,29 @@ def test_the_fingerprint_follows_settings_posts_and_the_images_they_name(tmp_pat
     assert source_fingerprint(mapped, WEEK)["settings"] != before["settings"]
     jsonl(tmp_path, post(images=["a.jpg"], body="neu"))
     assert source_fingerprint(source, WEEK)["posts"] != before["posts"]
+
+
+@pytest.mark.parametrize(
+    ("row", "of_its_own_file", "of_a_file_of_many_weeks"),
+    [
+        (post(), True, True),
+        (post(created_at="2026-02-10T10:00:00+08:00"), False, False),
+        (
+            post(created_at="soon"),
+            True,
+            False,
+        ),  # no week's own where a file holds many: it comes with whichever is read next
+        (b"{", True, False),
+    ],
+)
+def test_a_week_has_posts_where_something_is_its_own_usable_or_not(
+    tmp_path: Path, row: Any, of_its_own_file: bool, of_a_file_of_many_weeks: bool
+) -> None:
+    assert has_posts(jsonl(tmp_path, row), WEEK) == of_its_own_file
+    assert (
+        has_posts(write_source(tmp_path, f"format: jsonl\npath: posts-{WEEK}.jsonl\n"), WEEK) == of_a_file_of_many_weeks
+    )
+    assert not has_posts(jsonl(tmp_path), WEEK)
 
 
 # --- real posts ---------------------------------------------------------------------------------------------------------
