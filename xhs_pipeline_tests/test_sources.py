@@ -765,7 +765,7 @@ def test_the_fingerprint_follows_settings_posts_and_the_images_they_name(tmp_pat
     ("row", "of_its_own_file", "of_a_file_of_many_weeks"),
     [
         (post(), True, True),
-        (post(created_at="2026-02-10T10:00:00+08:00"), False, False),
+        (post(created_at="2026-02-10T10:00:00+08:00"), True, False),
         (
             post(created_at="soon"),
             True,
