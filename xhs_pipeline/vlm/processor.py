@@ -4,9 +4,10 @@ transformers' AutoProcessor wants a video processor, which needs torchvision, fo
 this torch; so the processor here holds the image part and the tokenizer only. Posts have no videos.
 """
 
+import hashlib
 import io
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,4 +111,17 @@ def _resizing(image_processor: Any, keep: bool) -> Callable[[bytes, int], Any]:
         height, width = smart_resize(image.height, image.width, factor, smallest, max_pixels or largest)
         return image.resize((width, height), image_processor.resample)
 
-    return lru_cache(maxsize=CACHED_BYTES // (3 * largest))(resized) if keep else resized
+    kept: dict[tuple[bytes, int], Any] = {}
+
+    def kept_or_resized(data: bytes, max_pixels: int) -> Any:
+        key = (
+            hashlib.sha256(data).digest(),
+            max_pixels,
+        )  # not the file itself, which would stay in memory beside its pixels
+        if (image := kept.get(key)) is None:
+            if len(kept) >= CACHED_BYTES // (3 * largest):
+                del kept[next(iter(kept))]
+            image = kept[key] = resized(data, max_pixels)
+        return image
+
+    return kept_or_resized if keep else resized
