@@ -1,6 +1,7 @@
 """The weekly schedule and the appeal sensor, on real instances."""
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,15 @@ from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import event, lines
 
 POLICY = load_policy()
-NEEDED, AUDITS = int(POLICY.appeals["min_adjudicated"]), int(POLICY.appeals["min_audit"])
+NEEDED = int(POLICY.appeals["min_adjudicated"])
+
+
+def quota(appeals: int) -> int:
+    """The audits that the policy wants beside so many decided appeals."""
+    return max(int(POLICY.appeals["min_audit"]), math.ceil(appeals * POLICY.appeals["audits_per_appeal"]))
+
+
+AUDITS = quota(NEEDED + 1)
 POSTS = 3 * NEEDED + 2 * AUDITS
 LAST = f"p-{POSTS - 1}"
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -178,7 +187,7 @@ def test_too_few_appeals_are_skipped_with_the_numbers(workspace: Workspace, inst
     result, cursor = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason) and cursor == str(2 * (AUDITS + NEEDED - 3))
     assert result.skip_message == (
-        f"{NEEDED - 3} of {NEEDED} adjudicated, {AUDITS} of {AUDITS} audit: waiting for 3 more decided appeals"
+        f"{NEEDED - 3} of {NEEDED} adjudicated, {AUDITS} of {quota(NEEDED - 3)} audit: waiting for 3 more decided appeals"
     )
 
 
@@ -189,7 +198,7 @@ def test_without_an_audit_of_posts_that_passed_no_number_of_appeals_is_enough(
     result, _ = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason)
     assert result.skip_message == (
-        f"{3 * NEEDED} of {NEEDED} adjudicated, 3 of {AUDITS} audit: waiting for {AUDITS - 3} more decided audit cases"
+        f"{3 * NEEDED} of {NEEDED} adjudicated, 3 of {quota(3 * NEEDED)} audit: waiting for {quota(3 * NEEDED) - 3} more decided audit cases"
     )
 
 
@@ -293,7 +302,7 @@ def test_what_a_model_was_trained_on_is_not_new(workspace: Workspace, instance: 
     publish(store, "adapter", sharegpt_splits=splits)
     result, cursor = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason)
-    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {AUDITS} audit: waiting for")
+    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {quota(0)} audit: waiting for")
     appeals(workspace, 2 * NEEDED, *later_audits())
     assert run_key(tick(workspace, instance, cursor)[0])
     # a newer snapshot that no adapter was trained on yet changes nothing
@@ -323,7 +332,7 @@ def test_outcomes_that_leave_the_training_records_as_they_are_count_as_trained_o
     run("as posted")
     result, cursor = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason), "the same evidence must not ask for ever"
-    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {AUDITS} audit: waiting for")
+    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {quota(0)} audit: waiting for")
 
 
 def test_a_line_cut_in_half_is_neither_counted_nor_an_error(workspace: Workspace, instance: dg.DagsterInstance) -> None:
