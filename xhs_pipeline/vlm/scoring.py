@@ -50,10 +50,13 @@ def answer_tree(tokenizer: Any, policy: Policy) -> AnswerTree:
     return AnswerTree(tuple(policy.answers()), tuple(tokens), tuple(parents), tuple(paths))
 
 
-def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example]) -> np.ndarray:
-    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass and one for what they share.
+def tree_log_likelihoods(
+    model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example], known: Any = None
+) -> np.ndarray:
+    """Log-likelihood of every answer for every example: float64 (examples, answers), in one forward pass.
 
-    Only nodes with children are read: of an answer's last token the likelihood is wanted, and nothing that comes after it.
+    `known` is what `_read_once` gave for prompts among which these are. Only nodes with children are read: of an answer's last
+    token the likelihood is wanted, and nothing that comes after it.
     """
     import torch
 
@@ -62,7 +65,7 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
     prompts = [replace(example, answer=[]) for example in examples]
     batch = {name: value for name, value in pad(prompts, processor).items() if name not in ("labels", "loss_weights")}
     rows, width = batch["input_ids"].shape
-    shared = _shared_tokens([example.prompt for example in examples], processor.image_token_id)
+    shared = known.get_seq_length() if known else 0
     length, size = width - shared, len(read)
 
     # rotary positions: the prompt's own (image-aware), then depth by depth after its last one; all of this is made before
@@ -91,7 +94,6 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
 
     # Rows are padded on the left: without the first `shared` columns each keeps its own tokens, and as much padding as before.
     nodes = torch.tensor([tree.tokens[node] for node in read], dtype=torch.long)
-    beginning = torch.tensor([examples[0].prompt[:shared]])
     batch["input_ids"] = torch.cat([batch["input_ids"][:, shared:], nodes.expand(rows, size)], dim=1)
     padding = width - batch.pop("attention_mask").sum(1, keepdim=True)
     real = (torch.arange(length) >= padding).to(model.device)
@@ -106,19 +108,17 @@ def tree_log_likelihoods(model: Any, processor: Any, tree: AnswerTree, examples:
 
     batch = {name: value.to(model.device) for name, value in batch.items()}
     # no_grad, not inference_mode: sharded weights (FSDP) would stay inference tensors, and training fail
-    with torch.no_grad():
-        known = _read_once(model, beginning, rows) if shared else None
-        with _last_layer_for(inner.model.language_model.layers[-1], size + 1):
-            logits = model(
-                **batch,
-                attention_mask=mask,
-                position_ids=positions.to(model.device),
-                past_key_values=known,
-                use_cache=False,
-                logits_to_keep=size + 1,
-            ).logits.float()
+    with torch.no_grad(), _last_layer_for(inner.model.language_model.layers[-1], size + 1):
+        logits = model(
+            **batch,
+            attention_mask=mask,
+            position_ids=positions.to(model.device),
+            past_key_values=known and _for_rows(known, rows),
+            use_cache=False,
+            logits_to_keep=size + 1,
+        ).logits
         before = [place[parent] for parent in tree.parents[1:]]
-        steps = (logits[:, before, tree.tokens[1:]] - logits.logsumexp(-1)[:, before]).double().cpu().numpy()
+        steps = logits.float().log_softmax(-1)[:, before, tree.tokens[1:]].double().cpu().numpy()
     return np.stack([steps[:, np.array(path) - 1].sum(1) for path in tree.paths], axis=1)
 
 
@@ -136,14 +136,23 @@ def _shared_tokens(prompts: Sequence[list[int]], image_token: int) -> int:
     return count if count >= WORTH_SHARING else 0
 
 
-def _read_once(model: Any, beginning: Any, rows: int) -> Any:
-    """The keys and values of `beginning` (1, tokens), for every one of `rows` prompts that begin so."""
+def _read_once(model: Any, prompts: Sequence[list[int]], image_token: int) -> Any:
+    """The keys and values (one row) of what all of `prompts` begin with; None where that is too little."""
     import torch
 
-    places = torch.arange(beginning.shape[1], device=model.device).expand(3, 1, -1)
-    read = model(input_ids=beginning.to(model.device), position_ids=places, use_cache=True, logits_to_keep=1)
-    read.past_key_values.batch_repeat_interleave(rows)
-    return read.past_key_values
+    if not (shared := _shared_tokens(prompts, image_token)):
+        return None
+    beginning = torch.tensor([prompts[0][:shared]], device=model.device)
+    places = torch.arange(shared, device=model.device).expand(3, 1, -1)
+    with torch.no_grad():
+        return model(input_ids=beginning, position_ids=places, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _for_rows(known: Any, rows: int) -> Any:
+    """The same keys and values for each of `rows` prompts, uncopied; what a forward pass adds to them stays its own."""
+    from transformers import DynamicCache
+
+    return DynamicCache([(part.keys.expand(rows, -1, -1, -1), part.values.expand(rows, -1, -1, -1)) for part in known.layers])
 
 
 @contextmanager
@@ -253,16 +262,20 @@ def judge_examples(
     `temperature` is the model's own, fitted on its calibration split; 1 leaves the probabilities as the model gives them.
     """
     tree = answer_tree(processor.tokenizer, policy)
-    # texts apart from posts with images, which stand before the policy's words and leave less to share
-    order = sorted(range(len(examples)), key=lambda i: (bool(examples[i].images), len(examples[i].prompt)))
+    prompts = [example.prompt for example in examples]
+    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     scores = np.empty((len(examples), len(tree.answers)))
     was_training = model.training
     model.eval()
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
-        scores[chosen] = tree_log_likelihoods(model, processor, tree, [examples[i] for i in chosen])
-        if progress:
-            progress.add(len(chosen))
+    # texts apart from posts with images, which stand before the policy's words and leave less to share
+    for pictured in (False, True):
+        kind = [i for i in order if bool(examples[i].images) == pictured]
+        known = _read_once(model, [prompts[i] for i in kind], processor.image_token_id)
+        for begin in range(0, len(kind), batch_size):
+            chosen = kind[begin : begin + batch_size]
+            scores[chosen] = tree_log_likelihoods(model, processor, tree, [examples[i] for i in chosen], known)
+            if progress:
+                progress.add(len(chosen))
     model.train(was_training)
     for example, row in zip(examples, scores, strict=True):
         yield _judgement(example.post_id, row, policy, temperature)
