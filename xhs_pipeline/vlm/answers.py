@@ -26,7 +26,7 @@ class AnswerTree:
 
     `read` are the nodes with children, the root first: of an answer's last token the likelihood is wanted, and nothing that comes
     after it. `sees` says of each of these without the root which of them it reads, bool (read - 1, read - 1): its ancestors and
-    itself, so the sum of its row is its depth.
+    itself, so the sum of its row is its depth. `sums` adds each answer's steps up: 0 and 1, float64 (nodes but the root, answers).
     """
 
     answers: tuple[tuple[str, str], ...]
@@ -35,6 +35,7 @@ class AnswerTree:
     paths: tuple[tuple[int, ...], ...]
     read: tuple[int, ...]
     sees: np.ndarray
+    sums: np.ndarray
 
 
 def answer_tree(tokenizer: Any, policy: Policy) -> AnswerTree:
@@ -57,20 +58,23 @@ def answer_tree(tokenizer: Any, policy: Policy) -> AnswerTree:
     sees = np.eye(len(read), dtype=bool)
     for place, node in enumerate(read[1:], start=1):  # parents come before their children
         sees[place] |= sees[read.index(parents[node])]
-    return AnswerTree(tuple(policy.answers()), tuple(tokens), tuple(parents), tuple(paths), tuple(read), sees[1:, 1:])
+    sums = np.zeros((len(tokens), len(paths)))
+    for answer, nodes in enumerate(paths):
+        sums[list(nodes), answer] = 1
+    return AnswerTree(
+        tuple(policy.answers()), tuple(tokens), tuple(parents), tuple(paths), tuple(read), sees[1:, 1:], sums[1:]
+    )
 
 
-def inputs_for(
-    model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example], shared: int
-) -> dict[str, Any]:
-    """What the model is given to score `examples` on the tree, the `shared` tokens that it knows left out; on the CPU.
+def inputs_for(model: Any, processor: Any, tree: AnswerTree, examples: Sequence[Example], known: Any) -> dict[str, Any]:
+    """What the model is given to score `examples` on the tree, on the CPU; without the tokens that `known`, of `read_once`, holds.
 
     Of texts and images as `seen` has them, besides: input_ids (rows, tokens) and position_ids (3, rows, tokens), both of the
     prompts, padded on the left, and then the tree; and `real`, bool (rows, prompt tokens), false where there is padding.
     """
     import torch
 
-    width, size = max(len(example.prompt) for example in examples), len(tree.read) - 1
+    width, size, shared = max(len(e.prompt) for e in examples), len(tree.read) - 1, _known_tokens(known)
     rows = [[processor.tokenizer.pad_token_id] * (width - len(e.prompt)) + e.prompt for e in examples]
     ids = torch.tensor(rows)
     real = torch.arange(width) >= torch.tensor([[width - len(example.prompt)] for example in examples])
@@ -100,7 +104,7 @@ def log_likelihoods(model: Any, tree: AnswerTree, inputs: dict[str, Any], known:
 
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     real, (rows, tokens) = inputs.pop("real"), inputs["input_ids"].shape
-    length, shared = real.shape[1], 0 if known is None else known.get_seq_length()
+    length, shared = real.shape[1], _known_tokens(known)
     mask = torch.ones(rows, 1, tokens, shared + tokens, dtype=torch.bool, device=model.device)
     own = mask[:, 0, :, shared:]
     own[:, :length, :length] = torch.ones(length, length, device=model.device).tril().bool() & real[:, None, :]
@@ -120,11 +124,15 @@ def log_likelihoods(model: Any, tree: AnswerTree, inputs: dict[str, Any], known:
         ).logits
         before = [tree.read.index(parent) for parent in tree.parents[1:]]
         steps = logits.float().log_softmax(-1)[:, before, tree.tokens[1:]].double().cpu().numpy()
-    return np.stack([steps[:, np.array(path) - 1].sum(1) for path in tree.paths], axis=1)
+    return np.asarray(steps @ tree.sums)
 
 
 def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _known_tokens(known: Any) -> int:
+    return 0 if known is None else int(known.get_seq_length())
 
 
 def shared_tokens(prompts: Sequence[list[int]], image_token: int) -> int:

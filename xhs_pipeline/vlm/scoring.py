@@ -1,7 +1,7 @@
 """Probabilities of every allowed answer for a post, by log-likelihood; the model never writes free text here."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,37 +79,34 @@ def judge_examples(
     scores = np.empty((len(examples), len(tree.answers)))
     was_training = model.training
     model.eval()
+    batches: list[tuple[list[int], Any]] = []
     # texts apart from posts with images, which stand before the policy's words and leave less to share
     for kind in ([i for i in order if not pictured[i]], [i for i in order if pictured[i]]):
         known = read_once(model, [prompts[i] for i in kind], processor.image_token_id)
-        shared = 0 if known is None else known.get_seq_length()
+        batches += [(kind[begin : begin + batch_size], known) for begin in range(0, len(kind), batch_size)]
 
-        def prepare(chosen: list[int], shared: int = shared) -> dict[str, Any]:
-            return inputs_for(model, processor, tree, [examples[i] for i in chosen], shared)
+    def inputs(batch: tuple[list[int], Any]) -> dict[str, Any]:
+        return inputs_for(model, processor, tree, [examples[i] for i in batch[0]], batch[1])
 
-        batches = [kind[begin : begin + batch_size] for begin in range(0, len(kind), batch_size)]
-        for chosen, inputs in _one_ahead(prepare, batches):
-            scores[chosen] = log_likelihoods(model, tree, inputs, known)
-            if progress:
-                progress.add(len(chosen))
+    for (chosen, known), made in zip(batches, _one_ahead(inputs, batches), strict=True):
+        scores[chosen] = log_likelihoods(model, tree, made, known)
+        if progress:
+            progress.add(len(chosen))
     model.train(was_training)
     for example, row in zip(examples, scores, strict=True):
         yield _judgement(example.post_id, row, policy, temperature)
 
 
-def _one_ahead(
-    make: Callable[[list[int]], dict[str, Any]], batches: list[list[int]]
-) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Each batch and what `make` makes of it, the next one meanwhile in a thread: images are decoded while the model computes."""
+def _one_ahead(make: Callable[[Any], dict[str, Any]], batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """What `make` makes of each batch, the next one meanwhile in a thread: images are decoded while the model computes."""
     with ThreadPoolExecutor(1) as thread:
-        waiting: list[tuple[list[int], Future[dict[str, Any]]]] = []
+        waiting: list[Future[dict[str, Any]]] = []
         for batch in batches:
-            waiting.append((batch, thread.submit(make, batch)))
+            waiting.append(thread.submit(make, batch))
             if len(waiting) > 1:
-                before, made = waiting.pop(0)
-                yield before, made.result()
-        for last, made in waiting:
-            yield last, made.result()
+                yield waiting.pop(0).result()
+        for last in waiting:
+            yield last.result()
 
 
 def at_temperature(judgement: Judgement, policy: Policy, temperature: float) -> Judgement:
