@@ -244,6 +244,17 @@ def test_a_judgement_depends_neither_on_the_batch_size_nor_on_the_order(
         )
 
 
+def test_a_picture_that_cannot_be_decoded_ends_the_judging_with_its_own_error(
+    model: Any, small_processor: Any, examples: dict[str, Example]
+) -> None:
+    """Pictures are decoded in a thread, ahead of the model."""
+    from PIL import UnidentifiedImageError
+
+    broken = [examples["two"], Example("broken", examples["one"].prompt, [], [b"no picture"])]
+    with pytest.raises(UnidentifiedImageError):
+        list(judge_examples(model, small_processor, POLICY, broken, 1))
+
+
 def test_no_posts_are_judged_without_complaint(model: Any, small_processor: Any) -> None:
     assert list(judge_examples(model, small_processor, POLICY, [], 8)) == []
 

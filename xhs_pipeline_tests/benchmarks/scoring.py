@@ -46,7 +46,7 @@ WAYS = ("scored", "generated", "stock_decided", "stock", "naive")
 
 @dataclass(frozen=True)
 class Loaded:
-    """One checkpoint, loaded by this project and by transformers alone; `longest` answer in tokens, decided and in all."""
+    """One checkpoint, loaded by this project and by transformers alone."""
 
     model: Any
     processor: Any
