@@ -37,7 +37,10 @@ HELP = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="xhs-judge", description="The model in use.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, port, said in (("serve", 8000, "judge posts over HTTP"), ("demo", 7860, "the same, with a page to try it")):
+    for command, port, said in (
+        ("serve", 8000, "judge posts over HTTP"),
+        ("demo", 7860, "the same, with a page to try it"),
+    ):
         own = commands.add_parser(
             command, help=said, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

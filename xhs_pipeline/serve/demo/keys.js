@@ -1,5 +1,6 @@
 // Keys of the reviewer tab. They press what is on the page, so nothing can be done by key that cannot be done by Tab and Space.
 () => {
+  document.documentElement.lang = "zh-CN";
   const at = id => document.getElementById(id);
   const radios = id => [...at(id).querySelectorAll("input[type=radio]")];
   const press = id => at(id)?.checkVisibility() && (at(id).matches("button") ? at(id) : at(id).querySelector("button"))?.click();
@@ -18,6 +19,7 @@
   }
 
   document.addEventListener("keydown", event => {
+    if (event.key === "Enter" && event.target.closest("#x-token")) setTimeout(() => event.target.blur());  // the keys work at once
     if (!at("x-work")?.checkVisibility() || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const target = event.target, key = event.key;
     if (typing(target)) { if (key === "Escape") target.blur(); return; }

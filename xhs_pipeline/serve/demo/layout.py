@@ -48,9 +48,11 @@ def _judge_tab(judging: Callable[[], Judging], store: AppealStore, limits: Limit
                                  info="填写数据里已有的编号，裁定后才能用于重新训练")  # fmt: skip
             go = gr.Button("判定", variant="primary", elem_id="x-judge")
         with gr.Column(scale=6, min_width=320):
-            result = _html(render.message("填写左侧的帖子，然后按“判定”。"), "x-result")
+            result = _html(render.message("填写帖子，然后按“判定”。"), "x-result")
             with gr.Group(visible=False, elem_id="x-appeal-box") as appeal_box:
-                note = gr.Textbox(label="不同意这个决定？申诉理由（可不填；保存前会去标识）", lines=2, elem_id="x-appeal-note")
+                note = gr.Textbox(
+                    label="不同意这个决定？申诉理由（可不填；保存前会去标识）", lines=2, elem_id="x-appeal-note"
+                )
                 appeal = gr.Button("申诉", elem_id="x-appeal")
             told = _html("", "x-appeal-told")
 
@@ -69,12 +71,13 @@ def _judge_tab(judging: Callable[[], Judging], store: AppealStore, limits: Limit
 
 def _review_tab(review: Review, policy: Policy, on: bool) -> None:
     shown = gr.State(None)
+    categories = [name for name in policy.category_names if name != policy.normal_category]
     with gr.Row(visible=on, elem_id="x-login"):
         token = gr.Textbox(label="审核员令牌", type="password", max_lines=1, scale=4, elem_id="x-token")
         enter = gr.Button("进入", variant="primary", scale=1, min_width=90, elem_id="x-enter")
     notice = _html("" if on else render.message(words.REVIEW_OFF), "x-notice")
     with gr.Column(visible=False, elem_id="x-work") as work:
-        _html(render.part("keys.html"), "x-keys")
+        _html(render.part("keys.html").format(last=len(policy.verdicts)), "x-keys")
         with gr.Row():
             with gr.Column(scale=3, min_width=260):
                 queue = gr.Radio([], label="待复核案件（最早的在前）", elem_id="x-queue")
@@ -86,21 +89,20 @@ def _review_tab(review: Review, policy: Policy, on: bool) -> None:
                 triage = gr.Button("分诊：这是一条独立的申诉", visible=False, elem_id="x-triage")
                 verdict = gr.Radio([(f"{n} {v.label}", v.id) for n, v in enumerate(policy.verdicts, start=1)],
                                    label="您的结论", elem_id="x-verdict")  # fmt: skip
-                category = gr.Radio([name for name in policy.category_names if name != policy.normal_category],
-                                    label="违规类别（通过时不用选）", elem_id="x-category")  # fmt: skip
+                category = gr.Radio(categories, label="违规类别（通过时不用选）", elem_id="x-category")
                 note = gr.Textbox(label="备注（可不填；保存前会去标识）", lines=2, elem_id="x-note")
                 vote = gr.Button("提交结论", variant="primary", elem_id="x-vote")
 
     outputs = [notice, work, queue, post, answer, triage, verdict, category, note, shown]
 
     def opened(made: Desk) -> tuple[Any, ...]:
-        view = made.case
-        kept = gr.skip()
-        category_said = view.state.first[1] if view and view.state.first[1] != policy.normal_category else None
+        view, kept = made.case, gr.skip()
+        listed = {case_id for _, case_id in made.queue}
+        category_said = view.state.first[1] if view and view.state.first[1] in categories else None
         return (
             made.notice,
             gr.update(visible=made.allowed),
-            gr.update(choices=list(made.queue), value=made.case_id if made.case_id in dict(map(reversed, made.queue)) else None),
+            gr.update(choices=list(made.queue), value=made.case_id if made.case_id in listed else None),
             render.case_post(view) if view else "",
             render.case_answer(view, policy) if view else "",
             gr.update(visible=bool(view and view.state.waits_for_triage)),
@@ -116,15 +118,17 @@ def _review_tab(review: Review, policy: Policy, on: bool) -> None:
     def triaged(token: str, case_id: str | None, note: str) -> tuple[Any, ...]:
         return opened(review.triage(token, case_id, note))
 
-    def voted(token: str, case_id: str | None, verdict: str, category: str, note: str) -> tuple[Any, ...]:
-        return opened(review.vote(token, case_id, verdict, category, note))
+    def voted(token: str, case_id: str | None, chosen: str | None, *said: Any) -> tuple[Any, ...]:
+        if chosen not in (None, case_id):  # another case is chosen, and not yet on the screen
+            return opened(review.open(token, chosen, render.message("案件刚刚打开，请看过再提交。")))
+        return opened(review.vote(token, case_id, *said))
 
     for begin in (enter.click, token.submit):
         begin(lambda token: opened(review.open(token)), [token], outputs, **QUIET)
     refresh.click(choose, [token, shown], outputs, **QUIET)
     queue.input(choose, [token, queue], outputs, **QUIET)
     triage.click(triaged, [token, shown, note], outputs, **QUIET)
-    vote.click(voted, [token, shown, verdict, category, note], outputs, **QUIET)
+    vote.click(voted, [token, shown, queue, verdict, category, note], outputs, **QUIET)
 
 
 def _html(value: str, elem_id: str) -> gr.HTML:

@@ -1,6 +1,7 @@
 """The service's own application with the page at its root, and a gate that lets nothing else of Gradio out."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
 
     Where clients need a token, the page asks for name and token before anything else.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    own = tempfile.TemporaryDirectory(
+        prefix="xhs-demo-"
+    )  # Gradio wants a folder, though nothing is put there; its usual one may be another user's
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": own.name}  # read when it is imported
     import gradio as gr
 
     from xhs_pipeline.serve.demo.layout import page, theme
@@ -41,6 +45,7 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
         return tokens.who(token) == (CLIENT, name)
 
     app = create_app(data, store, tokens, limits)
+    app.state.gradio_folder = own  # gone with the application
     settings: dict[str, Any] = {
         "auth": is_client if tokens.on(CLIENT) else None,
         "auth_message": "请用 XHS_CLIENT_TOKENS 里的姓名和令牌登录。",

@@ -1,6 +1,7 @@
 """The second tab: reviewers go through the queue. Every call checks the token first; the rules are the store's. No Gradio."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -55,9 +56,7 @@ class Review:
 
         return self._as_reviewer(token, act, case_id)
 
-    def vote(
-        self, token: str, case_id: str | None, verdict: str | None, category: str | None, note: str
-    ) -> Desk:
+    def vote(self, token: str, case_id: str | None, verdict: str | None, category: str | None, note: str) -> Desk:
         """Vote on the open case, after which the next one is open. A post that passes has no category to choose."""
 
         def act(who: str) -> Desk:
@@ -72,7 +71,7 @@ class Review:
 
         return self._as_reviewer(token, act, case_id)
 
-    def _as_reviewer(self, token: str, act, case_id: str | None = None) -> Desk:
+    def _as_reviewer(self, token: str, act: Callable[[str], Desk], case_id: str | None = None) -> Desk:
         if not self._tokens.on(REVIEWER):
             return Desk(render.message(words.REVIEW_OFF))
         found = self._tokens.who(token or "")
