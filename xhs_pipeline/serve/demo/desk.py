@@ -91,7 +91,7 @@ def _failure(error: BaseException, limits: Limits) -> str:
         case NotReady():
             return render.message(words.NO_MODEL, "bad", str(error))
         case Busy():
-            return render.message(words.busy(error.waiting, error.retry_after), "bad")
+            return render.message(words.busy(error.retry_after), "bad")
         case TimeoutError():
             return render.message(words.too_slow(limits.request_seconds), "bad")
         case StoreError():

@@ -112,8 +112,13 @@ def _review_tab(review: Review, policy: Policy, on: bool) -> None:
             made.case_id,
         )
 
-    def choose(token: str, case_id: str | None) -> tuple[Any, ...]:
+    def again(token: str, case_id: str | None) -> tuple[Any, ...]:
         return opened(review.open(token, case_id))
+
+    def choose(token: str, case_id: str | None) -> tuple[Any, ...]:
+        made = list(again(token, case_id))
+        made[outputs.index(queue)] = gr.skip()  # whoever goes on through the queue meanwhile is not thrown back
+        return tuple(made)
 
     def triaged(token: str, case_id: str | None, note: str) -> tuple[Any, ...]:
         return opened(review.triage(token, case_id, note))
@@ -125,8 +130,8 @@ def _review_tab(review: Review, policy: Policy, on: bool) -> None:
 
     for begin in (enter.click, token.submit):
         begin(lambda token: opened(review.open(token)), [token], outputs, **QUIET)
-    refresh.click(choose, [token, shown], outputs, **QUIET)
-    queue.input(choose, [token, queue], outputs, **QUIET)
+    refresh.click(again, [token, shown], outputs, **QUIET)
+    queue.input(choose, [token, queue], outputs, trigger_mode="always_last", **QUIET)
     triage.click(triaged, [token, shown, note], outputs, **QUIET)
     vote.click(voted, [token, shown, queue, verdict, category, note], outputs, **QUIET)
 

@@ -98,7 +98,7 @@ class Review:
             (render.case_line(view, policy, now, self._voted(who, view.state)), view.case_id) for view in cases
         )
         waiting = [view.case_id for view in cases if not self._voted(who, view.state)]
-        wanted = case_id or (waiting or [view.case_id for view in cases] or [None])[0]
+        wanted = case_id or next(iter([*waiting, *(view.case_id for view in cases)]), None)
         view = next((view for view in cases if view.case_id == wanted), None)
         if view is None and wanted:
             view = self._store.case(wanted)

@@ -67,8 +67,8 @@ REVIEW_OFF = (
 WRONG_TOKEN = "令牌不对，或不是审核员的令牌。请检查后重新输入。"
 
 
-def busy(waiting: int, seconds: int) -> str:
-    return f"现在有 {waiting} 篇帖子在排队，已到上限。请约 {seconds} 秒后再试。"
+def busy(seconds: int) -> str:
+    return f"排队的帖子已到上限。请约 {seconds} 秒后再试。"
 
 
 def too_slow(seconds: float) -> str:
