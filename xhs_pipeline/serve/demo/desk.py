@@ -62,7 +62,7 @@ def appeal(store: AppealStore, decision_id: str | None, appellant: str, note: st
         log.error("%s", error)
         return render.message(words.NO_STORE, "bad"), False
     waits = f"{words.FLAGS.get(filed.flag, filed.flag)}，需先由审核员分诊。" if filed.flag else ""
-    said = f"申诉已提交：{words.state(filed.state)}。{waits}案件编号："
+    said = f"申诉已提交，待审核员复核。{waits}案件编号："
     return render.message(said, "good", filed.case_id), True
 
 

@@ -65,7 +65,7 @@ class Review:
             if not case_id or not verdict or not said:
                 missing = "审核结论（按数字键）" if not verdict else "违规类别（按 c，再用方向键）"
                 return self._refused(who, case_id, f"还没有选择{missing}。" if case_id else "没有打开的案件。")
-            before = self._waiting(who)
+            before = self._waiting(who, self._cases(who))
             state = self._store.vote(case_id, who, verdict, said, note or "")
             return self._desk(who, _after(before, case_id), _done(state, "已投票"))
 
@@ -92,25 +92,29 @@ class Review:
         return replace(self._desk(who, case_id, render.message(why, "bad")), fresh=False)
 
     def _desk(self, who: str, case_id: str | None, notice: str) -> Desk:
-        policy, now = self._store.policy, datetime.now(UTC)
-        cases = self._store.queue(limit=QUEUE)
-        lines = tuple(
-            (render.case_line(view, policy, now, self._voted(who, view.state)), view.case_id) for view in cases
-        )
-        waiting = [view.case_id for view in cases if not self._voted(who, view.state)]
-        wanted = case_id or next(iter([*waiting, *(view.case_id for view in cases)]), None)
+        policy, now, cases = self._store.policy, datetime.now(UTC), self._cases(who)
+        lines = tuple((render.case_line(view, policy, now, self._voted(who, view)), view.case_id) for view in cases)
+        wanted = case_id or next(iter([*self._waiting(who, cases), *(view.case_id for view in cases)]), None)
         view = next((view for view in cases if view.case_id == wanted), None)
         if view is None and wanted:
             view = self._store.case(wanted)
-        notice = notice or render.message(_summary(who, len(cases), len(waiting)))
-        return Desk(notice, True, lines, view)
+        return Desk(notice or render.message(_summary(who, len(cases))), True, lines, view)
 
-    def _waiting(self, who: str) -> list[str]:
-        return [view.case_id for view in self._store.queue(limit=QUEUE) if not self._voted(who, view.state)]
+    def _cases(self, who: str) -> list[CaseView]:
+        """The oldest open cases that this reviewer can still move: those without their vote, and those in dispute."""
+        found: list[CaseView] = []
+        after = None
+        while len(found) < QUEUE and (page := self._store.queue(limit=QUEUE, after=after)):
+            found += [view for view in page if not self._voted(who, view) or view.state.disputed]
+            after = page[-1].cursor
+        return found[:QUEUE]
 
-    def _voted(self, who: str, case: CaseState) -> bool:
+    def _waiting(self, who: str, cases: list[CaseView]) -> list[str]:
+        return [view.case_id for view in cases if not self._voted(who, view)]
+
+    def _voted(self, who: str, view: CaseView) -> bool:
         mine = self._store.hash_of(who)
-        return any(vote.reviewer_hash == mine for vote in case.votes)
+        return any(vote.reviewer_hash == mine for vote in view.state.votes)
 
 
 def _after(waiting: list[str], case_id: str) -> str | None:
@@ -125,8 +129,6 @@ def _done(case: CaseState, what: str) -> str:
     return render.message(f"{what}。案件{words.state(case.state)}{came_to and f'为{came_to}'}。", "good")
 
 
-def _summary(who: str, cases: int, waiting: int) -> str:
-    if not cases:
-        return f"{who}：没有待复核的案件。"
+def _summary(who: str, cases: int) -> str:
     more = f"（只列出最早的 {QUEUE} 个）" if cases == QUEUE else ""
-    return f"{who}：待复核 {cases} 个{more}，其中 {waiting} 个等您投票。"
+    return f"{who}：有 {cases} 个案件等您复核{more}。" if cases else f"{who}：没有等您复核的案件。"
