@@ -447,6 +447,7 @@ def test_both_tabs_fit_the_width_and_are_readable(
     )
     tab = open_page(browser, demo, width, said)
     judge(tab, "字" * 500 + "a" * 300 + "电话13812345678", images=(jpeg(1200, 300),))
+    expect(tab.locator("#x-result .x-post img")).to_have_count(1)
     measure(tab)
     review(tab, "han")
     expect(tab.locator("#x-case-answer .x-verdict")).to_be_visible()
