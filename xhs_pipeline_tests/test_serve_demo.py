@@ -160,6 +160,10 @@ def test_overturning_severity_three_takes_a_second_reviewer_who_does_not_see_the
     expect(tab.locator(f"#x-queue input[value='{later}']")).to_be_checked()
     expect(tab.locator("#x-note textarea")).to_have_value("")
     expect(tab.locator(f"#x-queue input[value='{case_id}']")).to_have_count(0)
+    tab.keyboard.press("2")
+    tab.locator("#x-category").get_by_text("虚假宣传").click()
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#x-notice")).to_contain_text("已裁定：改判为需要修改 / 虚假宣传")
 
     tab.fill("#x-token input", REVIEWERS["mei"])
     tab.keyboard.press("Enter")
@@ -293,8 +297,7 @@ def test_the_originals_of_images_touch_no_disk_and_are_judged_again_without_bein
     tab.click("#x-judge")
     expect(tab.locator("#x-result .x-body")).to_have_text("改了文字再判一次")
     expect(tab.locator("#x-result img")).to_have_count(1)
-    folder = next(data.parent.glob("xhs-demo-*"))
-    assert [file for file in folder.rglob("*") if file.is_file()] == []
+    assert [file for file in (data / ".demo").rglob("*") if file.is_file()] == []
     original = photo_with_gps()
     assert all(original not in file.read_bytes() for file in data.parent.rglob("*") if file.is_file())
 

@@ -1,7 +1,6 @@
 """The service's own application with the page at its root, and a gate that lets nothing else of Gradio out."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,8 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
 
     Where clients need a token, the page asks for name and token before anything else.
     """
-    own = tempfile.TemporaryDirectory(
-        prefix="xhs-demo-"
-    )  # Gradio wants a folder, though nothing is put there; its usual one may be another user's
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": own.name}  # read when it is imported
+    # read when it is imported; it wants a folder, where nothing is put, and its usual one in /tmp may be another user's
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(data / ".demo")}
     import gradio as gr
 
     from xhs_pipeline.serve.demo.layout import page, theme
@@ -45,7 +42,6 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
         return tokens.who(token) == (CLIENT, name)
 
     app = create_app(data, store, tokens, limits)
-    app.state.gradio_folder = own  # gone with the application
     settings: dict[str, Any] = {
         "auth": is_client if tokens.on(CLIENT) else None,
         "auth_message": "请用 XHS_CLIENT_TOKENS 里的姓名和令牌登录。",

@@ -11,6 +11,7 @@ from xhs_pipeline.appeals.records import CaseView
 from xhs_pipeline.appeals.rules import Refused
 from xhs_pipeline.appeals.states import CaseState
 from xhs_pipeline.appeals.store import AppealStore
+from xhs_pipeline.policy import Policy
 from xhs_pipeline.serve.auth import REVIEWER, Tokens
 from xhs_pipeline.serve.demo import render, words
 
@@ -52,7 +53,7 @@ class Review:
 
         def act(who: str) -> Desk:
             state = self._store.triage(case_id or "", who, note or "")
-            return self._desk(who, case_id, _done(state, "已分诊"))
+            return self._desk(who, case_id, _done(state, "已分诊", self._store.policy))
 
         return self._as_reviewer(token, act, case_id)
 
@@ -67,7 +68,7 @@ class Review:
                 return self._refused(who, case_id, f"还没有选择{missing}。" if case_id else "没有打开的案件。")
             before = self._waiting(who, self._cases(who))
             state = self._store.vote(case_id, who, verdict, said, note or "")
-            return self._desk(who, _after(before, case_id), _done(state, "已投票"))
+            return self._desk(who, _after(before, case_id), _done(state, "已投票", policy))
 
         return self._as_reviewer(token, act, case_id)
 
@@ -124,9 +125,11 @@ def _after(waiting: list[str], case_id: str) -> str | None:
     return others[0] if others else None
 
 
-def _done(case: CaseState, what: str) -> str:
-    came_to = "，".join(case.label) if case.state == states.MODIFIED and case.label else ""
-    return render.message(f"{what}。案件{words.state(case.state)}{came_to and f'为{came_to}'}。", "good")
+def _done(case: CaseState, what: str, policy: Policy) -> str:
+    came_to = (
+        f"为{policy.label(case.label[0])} / {case.label[1]}" if case.state == states.MODIFIED and case.label else ""
+    )
+    return render.message(f"{what}。案件{words.state(case.state)}{came_to}。", "good")
 
 
 def _summary(who: str, cases: int) -> str:
