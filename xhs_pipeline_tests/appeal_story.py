@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,7 +73,8 @@ def write_world(folder: Path) -> dict[str, str]:
         row = {name: post[name] for name in ("post_id", "title", "body", "verdict", "category")}
         rows.append(row | {"images": [i["path"] for i in post["images"]], "created_at": "2026-02-17T10:00:00+08:00"})
     (folder / "posts.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    (folder / "source.yaml").write_text("format: jsonl\npath: posts.jsonl\nimages_dir: images\n")
+    for name in ("source.yaml", "other_source.yaml"):
+        (folder / name).write_text("format: jsonl\npath: posts.jsonl\nimages_dir: images\n")
     profile = PROFILE.model_dump() | {
         "epochs": 10, "learning_rate": 0.005, "evaluations": 2, "evasion_posts": 50, "test_share": 0.45,
     }  # fmt: skip
@@ -93,7 +95,7 @@ def write_world(folder: Path) -> dict[str, str]:
 
 
 def tell(story: Story, service: Service, postgres: Postgres) -> None:
-    """Few cases, then enough; a kill in the training, then one of everything; two daemons more; and a database that goes away."""
+    """Few cases, then enough; a kill in the training, then one of everything; two daemons more; a database that goes away."""
     main, other = story.main, story.other
     file_and_decide(story, service, appeals=1)
     main.switch_on(story.port)
@@ -127,7 +129,8 @@ def tell(story: Story, service: Service, postgres: Postgres) -> None:
         postgres.start()
     story.ticks["database"] = other.next_tick(len(other.ticks()))
     story.replies["database"] = service.ask("POST", "/judge", {"body": "周末公园散步"}, token=CLIENT)
-    story.ticks["main, database"] = main.next_tick(len(main.ticks()))
+    restart_in_the_middle(story, postgres)
+    story.ticks["in the end"] = main.next_tick(len(main.ticks()))
 
 
 def succeeded(instance: Instance) -> bool:
@@ -143,7 +146,7 @@ def judge(story: Story, service: Service, wanted: Callable[[dict[str, Any]], boo
     splits = story.latest("sharegpt_splits")
     train = set(pq.read_table(splits.file("train.parquet"), columns=["post_id"])["post_id"].to_pylist())
     named = {*story.appealed, *story.audited}
-    decided = []
+    decided: list[dict[str, Any]] = []
     for line in (story.folder / "posts.jsonl").read_text(encoding="utf-8").splitlines():
         post = json.loads(line)
         if post["post_id"] in train - named and wanted(post) and len(decided) < count:
@@ -199,7 +202,7 @@ def in_training(story: Story, resumed: bool) -> dg.DagsterRun:
     main = story.main
 
     def found() -> dg.DagsterRun | None:
-        run = (main.requested() or [None])[-1]
+        run = next(reversed(main.requested()), None)
         if run is None or run.status != dg.DagsterRunStatus.STARTED:
             return None
         kept = list((story.data / "adapter" / ".work").rglob("trainer_state.json"))
@@ -213,3 +216,17 @@ def kill_the_run(instance: Instance, run: dg.DagsterRun) -> None:
     found = re.search(r"Executing steps in process \(pid: (\d+)\)", instance.said_in(run))
     assert found and int(found[1]) in instance.processes(), run
     os.kill(int(found[1]), signal.SIGKILL)
+
+
+def restart_in_the_middle(story: Story, postgres: Postgres) -> None:
+    """A tick of the other instance stands still over an appeals file, which is a pipe, until the database has been restarted."""
+    pipe, source = story.folder / "appeals.jsonl", Path(story.other.environment["XHS_SOURCE"])
+    os.mkfifo(pipe)
+    source.write_text(f"{source.read_text()}appeals: {pipe.name}\n")
+
+    def restart() -> None:
+        with pipe.open("wb"):  # opens when the tick does
+            postgres.restart()
+
+    threading.Thread(target=restart, daemon=True).start()
+    story.ticks["restart in the middle"] = story.other.next_tick(len(story.other.ticks()))

@@ -144,7 +144,7 @@ class Instance:
                 if (value := getattr(data, name))
             }
             self.storage.update_instigator_state(state.with_data(data._replace(**earlier)))
-        return self.until(lambda: (self.ticks()[after:] or [None])[0], 150, f"tick {after + 1} of {SENSOR}")
+        return self.until(lambda: next(iter(self.ticks()[after:]), None), 150, f"tick {after + 1} of {SENSOR}")
 
     def requested(self) -> list[dg.DagsterRun]:
         """Runs of appeal_retrain and the runs that were started in their place, the oldest first."""
