@@ -83,7 +83,7 @@ def write_world(folder: Path) -> dict[str, str]:
     # so few posts prove nothing: the gate judges, but asks for little
     policy["gates"] = {name: 0.0 if name.startswith("min_") else 1e6 for name in policy["gates"]}
     policy["golden"]["per_category"] = 1
-    policy["appeals"] |= {"min_adjudicated": NEEDED, "min_audit": AUDITS, "cooldown_hours": 0}
+    policy["appeals"] |= {"min_adjudicated": NEEDED, "min_audit": AUDITS, "audits_per_appeal": 0, "cooldown_hours": 0}
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy, allow_unicode=True), encoding="utf-8")
     files = {
         "XHS_SOURCE": "source.yaml",
