@@ -63,6 +63,13 @@ class Artifact:
     def file(self, name: str) -> Path:
         return self.path / name
 
+    def tables_digest(self, *names: str) -> str:
+        """Hash over some of its parquet files, named without .parquet: what a stage that reads only those depends on.
+
+        Raises KeyError for one that is not there.
+        """
+        return digest({name: self.manifest["files"][f"{name}.parquet"]["sha256"] for name in names})
+
 
 @dataclass(frozen=True)
 class CheckOutcome:

@@ -25,7 +25,7 @@ GATES = frozenset(
 
 # Numbers of the appeals section, those of its parts with a dot.
 APPEALS = (
-    "min_adjudicated", "min_audit", "cooldown_hours", "max_per_author_per_week", "max_per_group_per_week", "burst.minutes",
+    "min_adjudicated", "min_audit", "audits_per_appeal", "cooldown_hours", "max_per_author_per_week", "max_per_group_per_week", "burst.minutes",
     "burst.per_author", "burst.per_group", "audit.size", "audit.random_share", "audit.days",
 )  # fmt: skip
 

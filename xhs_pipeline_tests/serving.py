@@ -141,10 +141,11 @@ def serving(
     environment: Mapping[str, str] | None = None,
     ready: str | None = None,
     threads: int | None = 1,
+    command: str = "serve",
 ) -> Iterator[Service]:
     """The service over `data` until the block ends; `ready`: wait until this model version judges.
 
-    threads: of torch; None as many as there are cores.
+    threads: of torch; None as many as there are cores. command: of xhs-judge, "demo" for the service with its page.
     """
     port, log = free_port(), data / "service.log"
     kept = {k: v for k, v in os.environ.items() if not k.startswith("XHS_") and k != "OMP_NUM_THREADS"}
@@ -152,7 +153,7 @@ def serving(
         kept["OMP_NUM_THREADS"] = str(threads)
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "xhs_pipeline.serve.cli", "serve", "--port", str(port), *options],
+            [sys.executable, "-m", "xhs_pipeline.serve.cli", command, "--port", str(port), *options],
             env=kept | {"XHS_DATA_DIR": str(data)} | dict(environment or {}),
             stdout=file, stderr=file,
         )  # fmt: skip

@@ -236,7 +236,7 @@ def enough() -> bytes:
     events = []
     for n in range(POSTS):
         name = {"appeal": f"c-{n}", "post": f"p-{n}"}
-        events += [event(2 * n + 1, "sampled" if n % 2 else "filed", **name), event(2 * n + 2, "upheld", **name)]
+        events += [event(2 * n + 1, "sampled" if n % 3 else "filed", **name), event(2 * n + 2, "upheld", **name)]
     return lines(*events)
 
 
@@ -329,7 +329,9 @@ def judge_evidence(store: AppealStore, folder: Path, policy: Policy = POLICY) ->
     return decide_retrain(found, [], policy, running=False, largest_event_id=events.num_rows, now=START)
 
 
-EAGER = dataclasses.replace(POLICY, appeals=POLICY.appeals | {"min_adjudicated": 2, "min_audit": 0})
+EAGER = dataclasses.replace(
+    POLICY, appeals=POLICY.appeals | {"min_adjudicated": 2, "min_audit": 0, "audits_per_appeal": 0}
+)
 
 
 def test_an_appeal_about_a_post_that_is_gone_is_kept_and_counted_and_never_trained_on(

@@ -16,9 +16,11 @@ from xhs_pipeline_tests.test_appeals_outcomes import derive
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
-def policy(adjudicated: int, audit: int) -> Any:
+def policy(adjudicated: int, audit: int, ratio: float = 0) -> Any:
     return dataclasses.replace(
-        POLICY, appeals=POLICY.appeals | {"min_adjudicated": adjudicated, "min_audit": audit, "cooldown_hours": 24}
+        POLICY,
+        appeals=POLICY.appeals
+        | {"min_adjudicated": adjudicated, "min_audit": audit, "audits_per_appeal": ratio, "cooldown_hours": 24},
     )
 
 
@@ -56,6 +58,15 @@ def test_appeals_alone_never_run_however_many_they_are():
     assert not decision.run
     assert decision.reason == "500 of 3 adjudicated, 0 of 2 audit: waiting for 2 more decided audit cases"
     assert decide(outcomes(0, 500)).reason.endswith("waiting for 3 more decided appeals")
+
+
+def test_the_more_appeals_were_decided_the_more_audits_it_takes():
+    rules = policy(3, 2, ratio=1.25)
+    assert decide(outcomes(10, 12), rules=rules).reason == (
+        "10 of 3 adjudicated, 12 of 13 audit: waiting for 1 more decided audit cases"
+    )
+    assert decide(outcomes(10, 13), rules=rules).run
+    assert decide(outcomes(10, 13), trained=range(1, 3), rules=rules).reason.startswith("9 of 3 adjudicated, 13 of 12")
 
 
 def test_enough_evidence_runs_under_the_digest_of_its_labels():

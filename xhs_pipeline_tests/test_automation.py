@@ -1,6 +1,7 @@
 """The weekly schedule and the appeal sensor, on real instances."""
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +18,20 @@ from xhs_pipeline.assets.posts import WEEKS
 from xhs_pipeline.automation import appeal_retrain, appeal_sensor, weekly_retrain
 from xhs_pipeline.definitions import defs
 from xhs_pipeline.policy import POLICY_FILE, load_policy
-from xhs_pipeline.resources import Workspace
+from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import event, lines
 
 POLICY = load_policy()
-NEEDED, AUDITS = int(POLICY.appeals["min_adjudicated"]), int(POLICY.appeals["min_audit"])
+NEEDED = int(POLICY.appeals["min_adjudicated"])
+
+
+def quota(appeals: int) -> int:
+    """The audits that the policy wants beside so many decided appeals."""
+    return max(int(POLICY.appeals["min_audit"]), math.ceil(appeals * POLICY.appeals["audits_per_appeal"]))
+
+
+AUDITS = quota(NEEDED + 1)
 POSTS = 3 * NEEDED + 2 * AUDITS
 LAST = f"p-{POSTS - 1}"
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -31,25 +40,47 @@ SHANGHAI = ZoneInfo("Asia/Shanghai")
 # --- the weekly schedule ------------------------------------------------------------------------------------------------
 
 
-def requested(at: datetime) -> Any:
-    return weekly_retrain(dg.build_schedule_context(scheduled_execution_time=at))
+def requested(workspace: Workspace, at: datetime) -> Any:
+    resources = {"workspace": workspace, "profile": profile_resource()}
+    context = dg.build_schedule_context(
+        scheduled_execution_time=at, repository_def=defs.get_repository_def(), resources=resources
+    )
+    return weekly_retrain(context)
 
 
-def test_every_monday_at_three_in_shanghai_last_weeks_partition_is_asked_for() -> None:
+def test_every_monday_at_three_in_shanghai_last_weeks_partition_is_asked_for(workspace: Workspace) -> None:
     assert (weekly_retrain.cron_schedule, weekly_retrain.execution_timezone) == ("0 3 * * 1", "Asia/Shanghai")
-    request = requested(datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+    request = requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
     assert (request.partition_key, request.run_key) == ("2026-02-16", "week-2026-02-16")
-    assert requested(datetime(2026, 1, 5, 3, tzinfo=SHANGHAI)).partition_key == "2025-12-29"  # over the year's end
+    over_the_years_end = requested(workspace, datetime(2026, 1, 5, 3, tzinfo=SHANGHAI))
+    assert over_the_years_end.partition_key == "2025-12-29"
 
 
-def test_the_week_is_shanghais_whatever_zone_the_tick_is_told_in() -> None:
-    assert requested(datetime(2026, 2, 22, 19, tzinfo=UTC)).partition_key == "2026-02-16"  # the same moment
+def test_the_week_is_shanghais_whatever_zone_the_tick_is_told_in(workspace: Workspace) -> None:
+    same_moment = datetime(2026, 2, 22, 19, tzinfo=UTC)
+    assert requested(workspace, same_moment).partition_key == "2026-02-16"
 
 
-def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time(instance: dg.DagsterInstance) -> None:
+def test_a_week_whose_file_is_missing_is_asked_for_and_the_run_says_what_to_do(workspace: Workspace) -> None:
+    request = requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+    assert "posts.jsonl: no such file, expected the jsonl posts of week 2026-02-16" in request.tags["xhs/reason"]
+
+
+def test_a_source_that_cannot_be_read_turns_the_schedules_tick_red(workspace: Workspace) -> None:
+    Path(workspace.source).write_text("format: jsonl\npath: posts.jsonl\nappeals: nowhere.jsonl\n")
+    with pytest.raises(FileNotFoundError, match="nowhere.jsonl"):
+        requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
+
+
+def test_the_partition_that_the_schedule_asks_for_is_there_at_that_time(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
     at = datetime(2026, 2, 23, 3, tzinfo=SHANGHAI)
-    assert requested(at).partition_key in WEEKS.get_partition_keys(current_time=at)
-    with dg.build_schedule_context(instance, at, repository_def=defs.get_repository_def()) as context:
+    assert requested(workspace, at).partition_key in WEEKS.get_partition_keys(current_time=at)
+    resources = {"workspace": workspace, "profile": profile_resource()}
+    with dg.build_schedule_context(
+        instance, at, repository_def=defs.get_repository_def(), resources=resources
+    ) as context:
         tick = defs.resolve_schedule_def("weekly_retrain").evaluate_tick(context)
     (request,) = tick.run_requests or []
     assert request.tags["dagster/partition"] == "2026-02-16"
@@ -156,7 +187,7 @@ def test_too_few_appeals_are_skipped_with_the_numbers(workspace: Workspace, inst
     result, cursor = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason) and cursor == str(2 * (AUDITS + NEEDED - 3))
     assert result.skip_message == (
-        f"{NEEDED - 3} of {NEEDED} adjudicated, {AUDITS} of {AUDITS} audit: waiting for 3 more decided appeals"
+        f"{NEEDED - 3} of {NEEDED} adjudicated, {AUDITS} of {quota(NEEDED - 3)} audit: waiting for 3 more decided appeals"
     )
 
 
@@ -167,7 +198,7 @@ def test_without_an_audit_of_posts_that_passed_no_number_of_appeals_is_enough(
     result, _ = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason)
     assert result.skip_message == (
-        f"{3 * NEEDED} of {NEEDED} adjudicated, 3 of {AUDITS} audit: waiting for {AUDITS - 3} more decided audit cases"
+        f"{3 * NEEDED} of {NEEDED} adjudicated, 3 of {quota(3 * NEEDED)} audit: waiting for {quota(3 * NEEDED) - 3} more decided audit cases"
     )
 
 
@@ -271,7 +302,7 @@ def test_what_a_model_was_trained_on_is_not_new(workspace: Workspace, instance: 
     publish(store, "adapter", sharegpt_splits=splits)
     result, cursor = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason)
-    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {AUDITS} audit: waiting for")
+    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {quota(0)} audit: waiting for")
     appeals(workspace, 2 * NEEDED, *later_audits())
     assert run_key(tick(workspace, instance, cursor)[0])
     # a newer snapshot that no adapter was trained on yet changes nothing
@@ -312,7 +343,7 @@ def test_outcomes_that_leave_the_training_records_as_they_are_count_as_trained_o
     run("as posted")
     result, cursor = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason), "the same evidence must not ask for ever"
-    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {AUDITS} audit: waiting for")
+    assert str(result.skip_message).startswith(f"0 of {NEEDED} adjudicated, 0 of {quota(0)} audit: waiting for")
 
 
 def test_a_line_cut_in_half_is_neither_counted_nor_an_error(workspace: Workspace, instance: dg.DagsterInstance) -> None:

@@ -8,21 +8,30 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from xhs_pipeline.appeals.records import Decision, Snapshot
+from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, file_digest, read_json
+from xhs_pipeline.automation import weekly_retrain
 from xhs_pipeline.curation.text import matching_form
+from xhs_pipeline.definitions import defs
 from xhs_pipeline.judgement.floors import MAJORITY, TFIDF, UNTUNED
-from xhs_pipeline.policy import load_policy
+from xhs_pipeline.policy import POLICY_FILE, load_policy
+from xhs_pipeline.privacy import load_hmac_key
 from xhs_pipeline.profile import PROFILES_DIR
+from xhs_pipeline.resources import Workspace, profile_resource
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
@@ -120,7 +129,13 @@ def second(place: Place, first: Run) -> tuple[Run, dict[Path, int]]:
 
 
 @pytest.fixture(scope="module")
-def third(place: Place, second: tuple[Run, dict[Path, int]]) -> tuple[Run, dict[Path, int]]:
+def settled(place: Place, second: tuple[Run, dict[Path, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the data folder as the first week left it."""
+    return shutil.copytree(place.data, tmp_path_factory.mktemp("settled") / "data")
+
+
+@pytest.fixture(scope="module")
+def third(place: Place, settled: Path) -> tuple[Run, dict[Path, int]]:
     """The posts of the next week, and the times of the first week's clean_posts before them."""
     before = times(place.data / "clean_posts" / WEEK)
     return place.materialise("raw_posts,clean_posts,unique_posts", NEXT_WEEK), before
@@ -413,3 +428,76 @@ def test_the_next_week_leaves_the_first_weeks_posts_alone_and_joins_them(
     across = next(p for p in TRUTH["planted"] if p["kind"] == "exact_duplicate_across_weeks")["rows"]
     assert len({row["post_id"] for row in across} & {row["post_id"] for row in table}) == 1
     assert len(list((place.data / "unique_posts").glob("*/manifest.json"))) == 2, "the earlier version stays"
+
+
+# the weekly schedule
+
+
+Ask = Callable[..., dg.RunRequest | dg.SkipReason]
+
+
+@pytest.fixture
+def monday(settled: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """What `weekly_retrain` says of a week on the Monday after it, in the place after its first week or a copy of it."""
+    for name, value in place.environment.items():
+        if name.startswith("XHS_"):
+            monkeypatch.setenv(name, value)
+
+    def ask(week: str = WEEK, source: Path = SAMPLE / "source.yaml", **changes: Any) -> dg.RunRequest | dg.SkipReason:
+        settings = yaml.safe_load(Path(place.environment["XHS_PROFILE"]).read_text(encoding="utf-8"))
+        (tmp_path / "profile.yaml").write_text(yaml.safe_dump(settings | changes, allow_unicode=True), encoding="utf-8")
+        monkeypatch.setenv("XHS_PROFILE", str(tmp_path / "profile.yaml"))
+        at = datetime.fromisoformat(week).replace(hour=3, tzinfo=ZoneInfo("Asia/Shanghai")) + timedelta(days=7)
+        workspace = Workspace(data_dir=str(settled), source=str(source))
+        context = dg.build_schedule_context(
+            scheduled_execution_time=at, repository_def=defs.get_repository_def(),
+            resources={"workspace": workspace, "profile": profile_resource()},
+        )  # fmt: skip
+        return weekly_retrain(context)  # type: ignore[no-any-return]
+
+    return ask
+
+
+def reason(answer: dg.RunRequest | dg.SkipReason) -> str:
+    assert isinstance(answer, dg.RunRequest), answer
+    return answer.tags["xhs/reason"]
+
+
+def test_a_week_of_which_everything_is_made_already_is_skipped_and_the_schedule_says_so(monday: Ask) -> None:
+    answer = monday()
+    assert isinstance(answer, dg.SkipReason)
+    assert answer.skip_message == (
+        f"nothing new in week {WEEK}: posts, appeals, policy, profile and code are those of the newest release decision"
+    )
+
+
+def test_a_new_week_a_new_setting_or_a_new_policy_is_reason_enough_and_named(
+    monday: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reason(monday(NEXT_WEEK)) == f"posts of week {NEXT_WEEK} are new"
+    assert "adapter was made with different learning_rate" in reason(monday(learning_rate=0.001))
+    policy = yaml.safe_load(POLICY_FILE.read_text(encoding="utf-8"))
+    policy["costs"]["over_block"] = 7
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy, allow_unicode=True), encoding="utf-8")
+    monkeypatch.setenv("XHS_POLICY", str(tmp_path / "policy.yaml"))
+    assert reason(monday()) == "evaluation_report was made with different costs"
+
+
+def test_an_appeal_decided_since_is_reason_enough(monday: Ask, settled: Path) -> None:
+    with AppealStore.open(f"sqlite:///{settled}/appeals.sqlite3", POLICY, load_hmac_key(settled)) as store:
+        snapshot = Snapshot("p-1", "标题", "正文", (), None, 0, None)
+        probabilities = {verdict.id: 0.25 for verdict in POLICY.verdicts}
+        decision = Decision("m", POLICY.version, "remove", "诈骗", probabilities, {"诈骗": 1.0}, source="serve")
+        filed = store.file_appeal(store.log_decision(snapshot, decision), "appellant")
+        assert isinstance(monday(), dg.SkipReason)  # nobody has decided it
+        store.vote(filed.case_id, "reviewer", "pass", "正常")
+        store.vote(filed.case_id, "another", "pass", "正常")
+    assert reason(monday()) == "appeal_outcomes was made of different appeals"
+
+
+def test_a_stage_that_is_missing_or_was_made_of_something_older_is_reason_enough(monday: Ask, settled: Path) -> None:
+    latest = settled / "released_model" / "latest.json"
+    kept = latest.read_bytes()
+    latest.unlink()
+    assert reason(monday()) == "not there yet: released_model"
+    latest.write_bytes(kept)

@@ -2,6 +2,7 @@
 
 import io
 import random
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from xhs_pipeline.splits.conversation import IMAGE_PLACEHOLDER, chat_parts
 from xhs_pipeline.training.order import augment, run_batches
 from xhs_pipeline.training.stages import load_examples
 from xhs_pipeline.vlm.batches import IGNORED, Example, Unfit, answer_ids, fit, pad, tokenise
+from xhs_pipeline.vlm.processor import load_processor
 from xhs_pipeline_tests.small import PROFILE, conversation, jpeg
 
 FRAUD = ("remove", "诈骗")
@@ -53,6 +55,15 @@ def test_images_are_resized_into_the_profiles_pixel_limits(small_processor: Any)
         example = tokenise(small_processor, "p", conversation("标题", "", 1), [jpeg(*size)])
         tokens = example.prompt.count(small_processor.image_token_id)
         assert PROFILE.min_pixels <= tokens * 784 <= PROFILE.max_pixels, size
+
+
+def test_a_training_keeps_resized_images_and_not_the_files_they_came_from(small_checkpoint: Path) -> None:
+    processor = load_processor(small_checkpoint, PROFILE.min_pixels, PROFILE.max_pixels)
+    file = jpeg(300, 200)
+    held = sys.getrefcount(file)
+    image = processor.resized(file, 0)
+    assert processor.resized(bytes(bytearray(file)), 0) is image and sys.getrefcount(file) == held
+    assert processor.resized(file, PROFILE.min_pixels).size != image.size
 
 
 def test_prompt_and_answer_are_tokenised_apart_and_the_answer_ends_the_turn(small_processor: Any) -> None:

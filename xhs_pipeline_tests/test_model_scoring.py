@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 
 from xhs_pipeline.splits.conversation import render_answer, render_prompt, to_messages
-from xhs_pipeline.vlm import scoring
+from xhs_pipeline.vlm.answers import answer_tree, shared_tokens
 from xhs_pipeline.vlm.batches import Example, answer_ids, pad, tokenise
-from xhs_pipeline.vlm.scoring import (
-    Judgement,
-    _shared_tokens,
-    answer_tree,
-    at_temperature,
-    judge_examples,
-    tree_log_likelihoods,
-)
+from xhs_pipeline.vlm.scoring import Judgement, at_temperature, judge_examples
 from xhs_pipeline_tests.small import POLICY, PROFILE, conversation, jpeg
 
 HOSTILE = (
@@ -89,8 +82,8 @@ def naive(model: Any, processor: Any, example: Example) -> np.ndarray:
     return np.array(scores)
 
 
-def tree_scores(model: Any, processor: Any, examples: Sequence[Example]) -> np.ndarray:
-    return tree_log_likelihoods(model, processor, answer_tree(processor.tokenizer, POLICY), examples)
+def tree_scores(model: Any, processor: Any, examples: Sequence[Example], batch_size: int = 64) -> np.ndarray:
+    return np.array([found.scores for found in judge_examples(model, processor, POLICY, examples, batch_size)])
 
 
 @pytest.mark.parametrize(
@@ -108,9 +101,10 @@ def test_scoring_on_a_tree_equals_one_pass_per_answer(
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("images", [(0, 0, 0), (1, 2, 1), (0, 1, 0)], ids=["text_only", "images_only", "mixed"])
-def test_what_all_prompts_begin_with_is_read_once_and_changes_no_score(
-    model: Any, small_processor: Any, images: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+def test_what_all_prompts_begin_with_is_read_once_for_all_batches_and_changes_no_score(
+    model: Any, small_processor: Any, images: tuple[int, ...], batch_size: int
 ) -> None:
     """The long prompt: the system's and the policy's words come before a text post's own, the system's before any image."""
     texts = ("公园散步", "稳赚不赔，名额有限，先垫付再解冻。" * 3, "祖传秘方")
@@ -118,24 +112,34 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_no_score(
     for text, number in zip(texts, images, strict=True):
         messages = to_messages(render_prompt("标题", text, POLICY, "full"), number, None)
         chosen.append(tokenise(small_processor, text, messages, [jpeg(90 + 30 * i, 64) for i in range(number)]))
-    shared = _shared_tokens([example.prompt for example in chosen], small_processor.image_token_id)
-    assert shared > (300 if not any(images) else 8), "more of it where no image stands in between"
-    calls: list[int] = []
-    read_once = scoring._read_once
-    monkeypatch.setattr(scoring, "_read_once", lambda *a: calls.append(a[1].shape[1]) or read_once(*a))
-    found = tree_scores(model, small_processor, chosen)
-    assert calls == [shared]
+    kinds = [[e.prompt for e in chosen if bool(e.images) == pictured] for pictured in (False, True)]
+    shared = [shared_tokens(kind, small_processor.image_token_id) for kind in kinds]
+    assert all(count > (8 if pictured else 300) for pictured, count in enumerate(shared) if len(kinds[pictured]) > 1), (
+        "more of it where no image stands in between"
+    )
+    read: list[int] = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["inputs_embeds"][..., 0].numel()), with_kwargs=True
+    )
+    try:
+        found = tree_scores(model, small_processor, chosen, batch_size)
+    finally:
+        hook.remove()
+    if batch_size == 1:  # no padding
+        own = sum(len(prompt) - count for kind, count in zip(kinds, shared, strict=True) for prompt in kind)
+        nodes = len(answer_tree(small_processor.tokenizer, POLICY).read) - 1
+        assert sum(read) == sum(shared) + own + nodes * len(chosen)
     expected = np.stack([naive(model, small_processor, example) for example in chosen])
     np.testing.assert_allclose(found, expected, atol=2e-4, rtol=0)
 
 
 def test_prompts_share_what_all_begin_with_but_never_an_image_nor_a_whole_prompt() -> None:
     image, begin = 999, list(range(20))
-    assert _shared_tokens([[*begin, 1, 2], [*begin, 3], [*begin, 1, 5, 6]], image) == 20
-    assert _shared_tokens([begin, [*begin, 1]], image) == 19, "a prompt keeps its last token to be asked with"
-    assert _shared_tokens([[*begin[:10], image, 1], [*begin[:10], image, 2]], image) == 10
-    assert _shared_tokens([[*begin, 1]], image) == 0, "nobody to share with"
-    assert _shared_tokens([[1, 2, 3], [1, 2, 4]], image) == 0, "too little to be worth it"
+    assert shared_tokens([[*begin, 1, 2], [*begin, 3], [*begin, 1, 5, 6]], image) == 20
+    assert shared_tokens([begin, [*begin, 1]], image) == 19, "a prompt keeps its last token to be asked with"
+    assert shared_tokens([[*begin[:10], image, 1], [*begin[:10], image, 2]], image) == 10
+    assert shared_tokens([[*begin, 1]], image) == 0, "nobody to share with"
+    assert shared_tokens([[1, 2, 3], [1, 2, 4]], image) == 0, "too little to be worth it"
 
 
 def test_the_comparison_has_teeth(model: Any, small_processor: Any, examples: dict[str, Example]) -> None:
@@ -238,6 +242,17 @@ def test_a_judgement_depends_neither_on_the_batch_size_nor_on_the_order(
         np.testing.assert_allclose(
             list(found.category_probs.values()), list(other.category_probs.values()), atol=1e-5, rtol=0
         )
+
+
+def test_a_picture_that_cannot_be_decoded_ends_the_judging_with_its_own_error(
+    model: Any, small_processor: Any, examples: dict[str, Example]
+) -> None:
+    """Pictures are decoded in a thread, ahead of the model."""
+    from PIL import UnidentifiedImageError
+
+    broken = [examples["two"], Example("broken", examples["one"].prompt, [], [b"no picture"])]
+    with pytest.raises(UnidentifiedImageError):
+        list(judge_examples(model, small_processor, POLICY, broken, 1))
 
 
 def test_no_posts_are_judged_without_complaint(model: Any, small_processor: Any) -> None:

@@ -1,5 +1,6 @@
 """When do appeals retrain the model? A pure decision; reading the store and launching runs are the sensor's."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,7 +35,8 @@ def decide_retrain(
     now: datetime,
 ) -> RetrainDecision:
     """Run when enough outcomes of appeals, and of audits, rest on events that no model was trained on yet, the cool-down since
-    `last_asked` (the last retraining that appeals asked for) is over, and nothing is running.
+    `last_asked` (the last retraining that appeals asked for) is over, and nothing is running. Enough audits are the policy's
+    min_audit, and audits_per_appeal for each of the appeals.
 
     `trained_event_ids` are the deciding events of what went into the newest training. The run key is the digest of the effective
     label events, so replays and restarts ask for the same run; the cursor is the largest event id that was read. The reason
@@ -46,7 +48,9 @@ def decide_retrain(
     )
     new = [kind for event_id, kind in kinds.items() if event_id not in set(trained_event_ids)]
     audits, appeals = new.count(AUDIT), len(new) - new.count(AUDIT)
-    needed, quota = int(settings["min_adjudicated"]), int(settings["min_audit"])
+    needed = int(settings["min_adjudicated"])
+    # what appeals teach grows with their number, and so must what stands against it
+    quota = max(int(settings["min_audit"]), math.ceil(appeals * float(settings["audits_per_appeal"])))
     counted = f"{appeals} of {needed} adjudicated, {audits} of {quota} audit"
     cursor = max(cursor, largest_event_id)
     lacking = [

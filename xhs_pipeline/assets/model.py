@@ -20,11 +20,6 @@ from xhs_pipeline.worker import run
 GROUP, OWNERS, GPU_POOL = "model", ["team:machine-learning"], "gpu"
 
 
-def _file_hashes(splits: Artifact, *names: str) -> str:
-    """What a model stage depends on: the splits it reads, so that a change elsewhere retrains nothing."""
-    return digest({name: splits.manifest["files"][f"{name}.parquet"]["sha256"] for name in names})
-
-
 @dg.asset(
     deps=[sharegpt_splits],
     group_name=GROUP,
@@ -44,7 +39,7 @@ def base_model(
     splits = upstream(context, store, "sharegpt_splits")
     arguments: dict[str, Any] = {"splits": str(splits.path), "profile": settings.model_dump()}
     built_here = settings.base_model == "tiny"
-    inputs: dict[str, Artifact | str] = {"train": _file_hashes(splits, "train")} if built_here else {}
+    inputs: dict[str, Artifact | str] = {"train": splits.tables_digest("train")} if built_here else {}
     with refusals():
         folder = local_folder(settings)
         if folder is not None:  # its path says nothing about what lies there; a hub id's commit does
@@ -134,7 +129,7 @@ def adapter(
         context,
         store,
         write,
-        inputs={"base_model": base, "splits": _file_hashes(splits, "train", "validation")},
+        inputs={"base_model": base, "splits": splits.tables_digest("train", "validation")},
         lineage=[splits],
         settings={"policy": load_policy().wording, **settings_of(settings, "adapter")},
         resumable=True,
@@ -209,7 +204,7 @@ def merged_model(
         context,
         store,
         write,
-        inputs={"base_model": base, "adapter": tuned, "validation": _file_hashes(splits, "validation")},
+        inputs={"base_model": base, "adapter": tuned, "validation": splits.tables_digest("validation")},
         lineage=[splits],
         settings={"policy": policy.wording, "limits": limits, **settings_of(settings, "merged_model")},
         describe=_figures,

@@ -23,7 +23,7 @@ HOMOPHONE, VARIANT = "谐音", "变体"
 # changes. Two rounds settle real posts; the bound keeps a text built to need thousands of rounds linear.
 MAX_ROUNDS = 8
 
-_PLACEHOLDER = re.compile(f"<(?:{'|'.join(TYPES)})(?::(?:{HOMOPHONE}|{VARIANT}))?>")
+PLACEHOLDER = re.compile(f"<(?:{'|'.join(TYPES)})(?::(?:{HOMOPHONE}|{VARIANT}))?>")
 _WORTH_A_LOOK = re.compile(
     r"[0-9@＠]|[a-z]{5}|[a-z][-_.]|[a-z]\W[a-z]\W[a-z]\W|号楼|\.[a-z]{2}|艾特|点[a-z]{2}|。[a-z]{2}"
 )
@@ -84,7 +84,7 @@ def _in_original(new: list[Span], replaced: list[Span]) -> Iterator[Span]:
 
 def _find_once(text: str) -> list[Span]:
     # Placeholders become a character that no pattern crosses, so that the words in them are no cues.
-    shadow = cast(_PLACEHOLDER.sub(lambda match: "<" * len(match.group()), text) if "<" in text else text)
+    shadow = cast(PLACEHOLDER.sub(lambda match: "<" * len(match.group()), text) if "<" in text else text)
     if not _WORTH_A_LOOK.search(shadow.digits):
         return []
     taken = bytearray(len(shadow.plain))

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 from PIL import Image, features
+from PIL import __version__ as pillow_version
 
 from xhs_pipeline.curation.jpeg import strip_metadata
 
+_LENDS_BORROWED = int(pillow_version.split(".")[0]) >= 13
 WHITE = (255, 255, 255)
 HASH_BITS = 256
 # Measured by xhs_pipeline_tests/benchmarks/images.py, results beside it: bits moved by a new encoding at quality 60 or 0.7 of
@@ -256,11 +258,16 @@ def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _rgbx(image: Image.Image) -> np.ndarray:
-    """The pixels of an RGB image (height, width, 4), uint8, read-only: Pillow's own memory where that is in one piece."""
-    try:
-        flat = pa.array(image).flatten().to_numpy()
-    except ValueError:  # several pieces, above 16 MB
-        flat = np.frombuffer(image.convert("RGBX").tobytes(), np.uint8)
+    """The pixels of an RGB image (height, width, 4), uint8, read-only: Pillow's own memory where that is in one piece.
+
+    Before version 13 Pillow crashed on giving out the memory of an image that `_from_rgbx` made.
+    """
+    if _LENDS_BORROWED:
+        try:
+            return pa.array(image).flatten().to_numpy().reshape(image.height, image.width, 4)
+        except ValueError:
+            pass  # several pieces, above 16 MB
+    flat = np.frombuffer(image.convert("RGBX").tobytes(), np.uint8)
     return flat.reshape(image.height, image.width, 4)
 
 

@@ -1,6 +1,7 @@
 """evaluation_report and released_model as functions over folders; judging loads models and runs in a process of its own."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from xhs_pipeline.judgement.champion import Candidate, release, verdict_of
 from xhs_pipeline.judgement.evaluation import Rival, Settings, evaluate
 from xhs_pipeline.judgement.predict import rows_with_images
 from xhs_pipeline.policy import Policy, load_policy
+
+DECISION_BYTES = 2**16  # more than decision.json, the manifest and latest.json ever take together
 
 
 def evaluate_model(
@@ -56,11 +59,18 @@ def evaluate_model(
 def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Policy, work: Path) -> Built:
     """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way.
 
-    Raises ValueError when the report was edited.
+    The place that the decision and its manifest take is held while the pointer moves: a disk that fills up stops the move, never
+    what is written down of it. Raises ValueError when the report was edited, and OSError when the disk refuses.
     """
     verdict, told = verdict_of(judged)
     candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
-    move = release(folder, candidate, verdict, told["context"]["champion_version"])
+    held = work / "held"
+    try:
+        # random: a file system that compresses would hold no place for zeros
+        held.write_bytes(os.urandom(DECISION_BYTES))
+        move = release(folder, candidate, verdict, told["context"]["champion_version"])
+    finally:
+        held.unlink(missing_ok=True)
     champion = move.champion.version if move.champion else None
     write_json(
         work / "decision.json",

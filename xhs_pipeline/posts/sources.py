@@ -32,7 +32,7 @@ from xhs_pipeline.posts.source_yaml import Source, SourceError, SourceMissing, c
 from xhs_pipeline.privacy import keyed_hash
 
 __all__ = [
-    "Source", "SourceError", "SourceMissing", "Tally", "load_source", "read_week", "source_fingerprint",
+    "Source", "SourceError", "SourceMissing", "Tally", "has_posts", "load_source", "read_week", "source_fingerprint",
 ]  # fmt: skip
 
 STAGE = "raw_posts"
@@ -112,6 +112,26 @@ def source_fingerprint(source: Source, week: str) -> dict[str, str]:
         images.update((json.dumps([name, *known]) + "\n").encode())
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
     return {"settings": hashlib.sha256(text.encode()).hexdigest(), "posts": posts, "images": images.hexdigest()}
+
+
+def has_posts(source: Source, week: str) -> bool:
+    """Whether the source holds anything for the week, usable or not. Raises as `read_week` does.
+
+    Rows of a file of several weeks whose week cannot be known are no week's own.
+    """
+    check_week(week)
+    path = _existing(source, week)
+    reader = _Reader(source, week, None, b"", path)
+    for _, row in read_rows(path, source.format, source.columns):
+        try:
+            reader._in_week(row)
+        except _OtherWeek:
+            continue
+        except Reject:
+            if not (source.has_week_in_path or source.week):
+                continue
+        return True
+    return False
 
 
 def _existing(source: Source, week: str) -> Path:

@@ -1,6 +1,7 @@
-"""xhs-judge serve: the model in use, over HTTP on this machine.
+"""xhs-judge: the model in use, over HTTP on this machine; `demo` has a page as well, to judge, appeal and review in a browser.
 
     xhs-judge serve [--port 8000]
+    xhs-judge demo [--port 7860]
 
 Posts are judged by the champion of the data folder (XHS_DATA_DIR), which is exchanged while the service runs as soon as the
 pointer moves. Every decision is kept in the appeals store (XHS_APPEALS_URL). Documentation of the routes: /docs.
@@ -36,21 +37,26 @@ HELP = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="xhs-judge", description="The model in use.")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser(
-        "serve", help="judge posts over HTTP", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one")
-    for limit in fields(Limits):
-        option = f"--{limit.name.replace('_', '-')}"
-        serve.add_argument(option, type=limit.type, default=limit.default, help=f"{HELP[limit.name]} (default: %(default)s)")  # type: ignore[arg-type]  # fmt: skip
+    for command, port, said in (
+        ("serve", 8000, "judge posts over HTTP"),
+        ("demo", 7860, "the same, with a page to try it"),
+    ):
+        own = commands.add_parser(
+            command, help=said, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        own.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+        own.add_argument("--port", type=int, default=port, help="default: %(default)s; 0 takes a free one")
+        for limit in fields(Limits):
+            option = f"--{limit.name.replace('_', '-')}"
+            own.add_argument(option, type=limit.type, default=limit.default, help=f"{HELP[limit.name]} (default: %(default)s)")  # type: ignore[arg-type]  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         return run(options)
     except ModuleNotFoundError as missing:
-        if missing.name not in ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"):
+        if missing.name not in ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "gradio"):
             raise
-        problem: Exception = RuntimeError(f"{missing.name} is not installed; pip install 'xhs-pipeline[serve]'")
+        extra = "demo" if options.command == "demo" else "serve"
+        problem: Exception = RuntimeError(f"{missing.name} is not installed; pip install 'xhs-pipeline[{extra}]'")
     except (ValueError, OSError, RuntimeError) as error:
         problem = error
     print(f"error: {problem}", file=sys.stderr)
@@ -65,9 +71,16 @@ def run(options: argparse.Namespace) -> int:
     from xhs_pipeline.artifacts import data_folder
     from xhs_pipeline.policy import load_policy
     from xhs_pipeline.privacy import load_hmac_key
-    from xhs_pipeline.serve.app import create_app
     from xhs_pipeline.serve.auth import CLIENT, Tokens
 
+    if options.command == "demo":
+        from xhs_pipeline.serve.demo.mounted import create_demo as create
+
+        grace = 3  # open pages keep a connection for ever
+    else:
+        from xhs_pipeline.serve.app import create_app as create
+
+        grace = int(options.request_seconds) + 5
     limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
     tokens = Tokens.from_environment()
     if not _loopback(options.host) and not tokens.on(CLIENT):
@@ -75,12 +88,12 @@ def run(options: argparse.Namespace) -> int:
     data = data_folder()
     with AppealStore.open(store_url(data), load_policy(), load_hmac_key(data)) as store:
         uvicorn.run(
-            create_app(data, store, tokens, limits),
+            create(data, store, tokens, limits),
             host=options.host,
             port=options.port,
             access_log=False,
             log_config=LOGGING,
-            timeout_graceful_shutdown=int(limits.request_seconds) + 5,
+            timeout_graceful_shutdown=grace,
         )
     return 0
 

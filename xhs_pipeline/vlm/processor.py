@@ -4,9 +4,10 @@ transformers' AutoProcessor wants a video processor, which needs torchvision, fo
 this torch; so the processor here holds the image part and the tokenizer only. Posts have no videos.
 """
 
+import hashlib
 import io
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def load_processor(folder: Path, min_pixels: int, max_pixels: int, keep_images: 
         raise CheckpointError(problems)
     processor = _processor_class()(image_processor, tokenizer, chat_template=template)
     processor.resized = _resizing(image_processor, keep_images)
+    processor.levels = _levels(image_processor)
     return processor
 
 
@@ -90,10 +92,41 @@ def image_tokens(processor: Any, width: int, height: int, max_pixels: int) -> in
 def pixels(processor: Any, images: Sequence[tuple[bytes, int]]) -> dict[str, Any]:
     """(JPEG bytes, max_pixels) as `pixel_values` (patches, 1176) float32 and `image_grid_thw` (images, 3) int64 tensors.
 
-    A max_pixels of 0 is the processor's own limit. Exactly what the image processor makes of the decoded images.
+    A max_pixels of 0 is the processor's own limit. Exactly what the image processor makes of the decoded images, whose grey
+    levels are put in order while they are still bytes.
     """
-    resized = [processor.resized(data, max_pixels) for data, max_pixels in images]
-    return dict(processor.image_processor(images=resized, do_resize=False, return_tensors="pt"))
+    import numpy as np
+    import torch
+
+    side, merge, frames = (
+        getattr(processor.image_processor, name) for name in ("patch_size", "merge_size", "temporal_patch_size")
+    )
+    found, grids = [], []
+    for data, max_pixels in images:
+        image = np.asarray(processor.resized(data, max_pixels))
+        rows, columns = image.shape[0] // side, image.shape[1] // side
+        blocks = image.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+        patches = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, 1, side * side)
+        found.append(np.empty((rows * columns, 3, frames, side * side), np.float32))
+        for channel in range(3):
+            found[-1][:, channel] = np.take(processor.levels[channel], patches[:, channel])
+        grids.append([1, rows, columns])
+    return {
+        "pixel_values": torch.from_numpy(np.concatenate(found).reshape(-1, 3 * frames * side * side)),
+        "image_grid_thw": torch.tensor(grids),
+    }
+
+
+def _levels(image_processor: Any) -> Any:
+    """What the image processor makes of the grey levels 0 to 255 of each channel: float32 (3, 256)."""
+    import numpy as np
+
+    levels = np.tile(np.arange(256, dtype=np.uint8), (3, 1))[:, None]  # (channel, height, width)
+    if image_processor.do_rescale:
+        levels = image_processor.rescale(levels, image_processor.rescale_factor)
+    if image_processor.do_normalize:
+        levels = image_processor.normalize(levels, image_processor.image_mean, image_processor.image_std)
+    return levels[:, 0].astype(np.float32)
 
 
 def _resizing(image_processor: Any, keep: bool) -> Callable[[bytes, int], Any]:
@@ -110,4 +143,17 @@ def _resizing(image_processor: Any, keep: bool) -> Callable[[bytes, int], Any]:
         height, width = smart_resize(image.height, image.width, factor, smallest, max_pixels or largest)
         return image.resize((width, height), image_processor.resample)
 
-    return lru_cache(maxsize=CACHED_BYTES // (3 * largest))(resized) if keep else resized
+    kept: dict[tuple[bytes, int], Any] = {}
+
+    def kept_or_resized(data: bytes, max_pixels: int) -> Any:
+        key = (
+            hashlib.sha256(data).digest(),
+            max_pixels,
+        )  # not the file itself, which would stay in memory beside its pixels
+        if (image := kept.get(key)) is None:
+            if len(kept) >= CACHED_BYTES // (3 * largest):
+                del kept[next(iter(kept))]
+            image = kept[key] = resized(data, max_pixels)
+        return image
+
+    return kept_or_resized if keep else resized

@@ -1,0 +1,136 @@
+"""What the demo page gives to those who ask without the page, without a token, too often, or before there is a model."""
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+pytest.importorskip(
+    "gradio", reason="gradio is not installed, so the demo page is not tested: pip install -e '.[demo]'"
+)
+
+from xhs_pipeline.appeals.records import Decision, Snapshot
+from xhs_pipeline.serve.demo import desk
+from xhs_pipeline_tests.demo_page import SECRET, call, demo_data, demo_page, judge, planted, state_of
+from xhs_pipeline_tests.serving import REVIEWERS, STARTS_WITHIN, Service, open_store, serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, untrained_model: Path) -> Path:
+    return demo_data(tmp_path_factory.mktemp("demo") / "data", untrained_model)
+
+
+@pytest.fixture(scope="module")
+def demo(data: Path) -> Iterator[Service]:
+    with demo_page(data) as service:
+        yield service
+
+
+def test_no_function_behind_the_reviewers_tab_tells_or_does_anything_without_a_reviewers_token(
+    demo: Service, data: Path
+) -> None:
+    case_id = planted(data, f"谁也不能偷看 {SECRET}", appellant="private")
+    config = demo.ask("GET", "/config").body
+    ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+    behind = [d for d in config["dependencies"] if ids["x-token"] in d["inputs"]]
+    assert len(behind) == 6
+    assert not any(d["api_visibility"] == "public" for d in config["dependencies"])
+    given = {ids["x-queue"]: None, ids["x-verdict"]: "pass", ids["x-category"]: None, ids["x-note"]: ""}
+    before = state_of(data, case_id)
+    for token in ("", "wrong-token-of-more-than-16-characters", REVIEWERS["han"][:-1], None):
+        for function in behind:
+            inputs = [token if i == ids["x-token"] else given.get(i) for i in function["inputs"]]
+            status, told = call(demo, f"s{function['id']}", function["id"], inputs)
+            assert status == 200 and "process_completed" in told
+            assert SECRET not in told and case_id not in told
+    assert state_of(data, case_id) == before
+    opening = next(d for d in behind if len(d["inputs"]) == 1)
+    assert case_id in call(demo, "s", opening["id"], [REVIEWERS["han"]])[1], "with a token it tells"
+
+
+def test_nothing_of_gradio_answers_but_what_the_page_needs(demo: Service, data: Path) -> None:
+    secret = data / "appeals.sqlite3"
+    for path in (
+        "/gradio_api/file=/etc/passwd", f"/gradio_api/file={secret}", "/gradio_api/file=pyproject.toml", "/file=/etc/passwd",
+        "/gradio_api/info", "/gradio_api/openapi.json", "/gradio_api/runs", "/monitoring", "/gradio_api/proxy=http://127.0.0.1/",
+        "/assets/../gradio_api/file=/etc/passwd", "/static/../../../../../../etc/passwd", "/gradio_api/vibe-code",
+        "/assets/%2e%2e/%2e%2e/routes.py",
+    ):  # fmt: skip
+        assert demo.ask("GET", path).status in (403, 404), path
+    for path in (
+        "upload",
+        "run/judge",
+        "call/judge",
+        "vibe-edit",
+        "process_recording",
+        "run-history/connect",
+        "component_server",
+    ):
+        assert demo.ask("POST", f"/gradio_api/{path}", {}).status == 404, path
+    policy = demo.ask("GET", "/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
+
+
+def test_what_is_too_much_at_once_is_said_in_chinese_and_the_others_are_judged(demo: Service) -> None:
+    config = demo.ask("GET", "/config").body
+    ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+    judges = next(d["id"] for d in config["dependencies"] if ids["x-body"] in d["inputs"])
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(call, demo, f"busy{n}", judges, ["", "好" * 500, "", []]) for n in range(8)]
+    told = [answer.result()[1] for answer in asked]
+    refused = [text for text in told if "排队的帖子已到上限" in text]
+    assert 0 < len(refused) < 8 and all("x-verdict" in text for text in told if text not in refused)
+
+
+def test_without_reviewers_or_a_model_the_page_says_how_to_mend_it_and_clients_with_tokens_log_in(
+    tmp_path: Path,
+) -> None:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine; the page is not opened in a browser")
+    data = tmp_path / "data"
+    data.mkdir()
+    token = "client-token-of-more-than-16-characters"
+    with (
+        serving(data, environment={"XHS_CLIENT_TOKENS": f"app={token}"}, command="demo") as demo,
+        sync_playwright() as played,
+    ):
+        config = demo.ask("GET", "/config")
+        assert config.status == 401 and "app" not in str(config.body.get("components"))
+        assert call(demo, "s", 0, ["", "好", "", []])[0] == 401
+        tab = played.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page(locale="zh-CN")
+        tab.set_default_timeout(STARTS_WITHIN * 1000)
+        tab.goto(f"http://127.0.0.1:{demo.port}/")
+        for given in ("wrong-token-of-more-than-16-characters", token):
+            tab.locator("input").first.fill("app")
+            tab.locator("input[type=password]").fill(given)
+            tab.locator("button.primary, button.lg").first.click()
+            if given != token:
+                tab.wait_for_timeout(500)
+                assert not tab.locator("#x-judge").count()
+        tab.locator("#x-judge").wait_for()
+        judge(tab, "好")
+        expect(tab.locator("#x-result")).to_contain_text("没有在用的模型")
+        expect(tab.locator("#x-result")).to_contain_text("champion.json")
+        tab.get_by_role("tab", name="复核").click()
+        expect(tab.locator("#x-notice")).to_contain_text("XHS_REVIEWER_TOKENS=姓名=令牌")
+        expect(tab.locator("#x-token")).to_be_hidden()
+        began = time.monotonic()
+        assert demo.stop() in (0, -signal.SIGTERM) and time.monotonic() - began < 30, "an open page keeps nothing alive"
+        tab.close()
+
+
+def test_an_appellant_appeals_once_and_reads_why_not_twice(data: Path) -> None:
+    with open_store(data) as store:
+        snapshot, removed = Snapshot("twice", "标题", "只能申诉一次"), Decision("v1", "p", "remove", "私域引流")
+        decision_id = store.log_decision(snapshot, removed)
+        assert desk.appeal(store, decision_id, "me", "")[1]
+        told, taken = desk.appeal(store, decision_id, "me", "")
+        assert not taken and "申诉没有受理：您已对这条决定提出过申诉" in told
+        assert "找不到这条审核决定" in desk.appeal(store, None, "me", "")[0]
