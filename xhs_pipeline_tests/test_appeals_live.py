@@ -33,7 +33,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Itera
         pytest.skip("the processes over an instance are found in /proc, which is not here")
     folder = tmp_path_factory.mktemp("live")
     settings = write_world(folder) | {"XHS_APPEALS_URL": postgres.url()}
-    storage = postgres.url().replace("+psycopg:", "+psycopg2:").replace("%3D", "=")  # its alembic.ini takes no %
+    storage = postgres.url().replace("+psycopg:", "+psycopg2:")  # the driver that dagster-postgres brings
     with ExitStack() as ending:
         main = Instance(folder / "home", settings, storage)
         ending.callback(main.close)
