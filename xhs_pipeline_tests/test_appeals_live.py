@@ -33,7 +33,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Itera
         pytest.skip("the processes over an instance are found in /proc, which is not here")
     folder = tmp_path_factory.mktemp("live")
     settings = write_world(folder) | {"XHS_APPEALS_URL": postgres.url()}
-    storage = postgres.url().replace("+psycopg:", "+psycopg2:").replace("%3D", "=")  # its alembic.ini takes no %
+    storage = postgres.url().replace("+psycopg:", "+psycopg2:")  # the driver that dagster-postgres brings
     with ExitStack() as ending:
         main = Instance(folder / "home", settings, storage)
         ending.callback(main.close)
@@ -90,7 +90,6 @@ def test_after_a_restart_no_daemon_asks_again_for_what_was_asked_for(story: Stor
     tick = story.ticks["restarted"]
     assert tick.status.value == "SKIPPED" and str(tick.skip_reason).startswith(ENOUGH)
     assert [run.run_id for run in story.main.requested() if run.parent_run_id is None] == [asked.run_id]
-    assert {tick.status.value for tick in story.main.ticks()} == {"SKIPPED", "SUCCESS"}
     assert [run_key for tick in story.main.ticks() for run_key in tick.run_keys] == [key]
 
 

@@ -66,8 +66,7 @@ def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Poli
     candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
     held = work / "held"
     try:
-        # random: a file system that compresses would hold no place for zeros
-        held.write_bytes(os.urandom(DECISION_BYTES))
+        held.write_bytes(os.urandom(DECISION_BYTES))  # zeros would take no place where the file system compresses
         move = release(folder, candidate, verdict, told["context"]["champion_version"])
     finally:
         held.unlink(missing_ok=True)
