@@ -342,7 +342,7 @@ def test_an_appeal_about_a_post_that_is_gone_is_kept_and_counted_and_never_train
     decision = judge_evidence(store, tmp_path / "unique", EAGER)
     assert not decision.run
     assert decision.reason == (
-        "1 of 2 adjudicated, 0 of 0 audit: waiting for 1 more decided appeals (2 about posts that are not there not counted: "
+        "1 of 2 adjudicated, 0 of 0 audit: waiting for 1 more decided appeal (2 about posts that are not there not counted: "
         "they are kept, and count once a week that holds their posts is in unique_posts)"
     )
     assert len(store.queue("overturned")) == 3

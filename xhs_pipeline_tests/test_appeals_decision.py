@@ -63,7 +63,7 @@ def test_appeals_alone_never_run_however_many_they_are():
 def test_the_more_appeals_were_decided_the_more_audits_it_takes():
     rules = policy(3, 2, ratio=1.25)
     assert decide(outcomes(10, 12), rules=rules).reason == (
-        "10 of 3 adjudicated, 12 of 13 audit: waiting for 1 more decided audit cases"
+        "10 of 3 adjudicated, 12 of 13 audit: waiting for 1 more decided audit case"
     )
     assert decide(outcomes(10, 13), rules=rules).run
     assert decide(outcomes(10, 13), trained=range(1, 3), rules=rules).reason.startswith("9 of 3 adjudicated, 13 of 12")

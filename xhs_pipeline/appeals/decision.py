@@ -54,8 +54,8 @@ def decide_retrain(
     counted = f"{appeals} of {needed} adjudicated, {audits} of {quota} audit"
     cursor = max(cursor, largest_event_id)
     lacking = [
-        f"{count} more {what}"
-        for count, what in ((needed - appeals, "decided appeals"), (quota - audits, "decided audit cases"))
+        f"{count} more decided {what}{'' if count == 1 else 's'}"
+        for count, what in ((needed - appeals, "appeal"), (quota - audits, "audit case"))
         if count > 0
     ]
     if lacking:

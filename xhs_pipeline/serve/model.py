@@ -83,8 +83,8 @@ class ModelInUse:
         champion = read_champion(self.data / RELEASES)
         if champion is None:
             self.problem = (
-                f"{self.data / RELEASES / POINTER}: missing, so no model is in use; materialise released_model, "
-                "or name the data folder in XHS_DATA_DIR"
+                f"{self.data / RELEASES / POINTER}: missing, so no model is in use; materialise released_model (whose reason says "
+                "why a model is held), or name the data folder in XHS_DATA_DIR"
             )
         elif self.current is None or champion != self.current.champion:
             before = self.current.version if self.current else "none"

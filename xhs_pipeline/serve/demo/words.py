@@ -57,7 +57,10 @@ EVENTS = {
     states.EXPIRED: "过期",
 }  # fmt: skip
 
-NO_MODEL = "现在没有在用的模型。刚启动时请等几秒再试；否则请先发布一个模型（物化 released_model），或用 XHS_DATA_DIR 指定已有模型的数据目录。"
+NO_MODEL = (
+    "现在没有在用的模型。刚启动时请等几秒再试；否则请先发布一个模型（物化 released_model），或用 XHS_DATA_DIR 指定已有模型的数据目录。"
+    "评估报告的门槛没有通过的模型不会发布（自带的样本就是如此）；只想试用，README 的 The loop, once around 一节有办法。"
+)
 NO_STORE = "申诉库暂时不能用，刚才的操作没有生效。请稍后再试；原因见服务日志。"
 FAILED = "模型出错了，没有得出决定。请稍后再试；原因见服务日志。"
 REVIEW_OFF = (
