@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "model").mkdir()
-        model = model_folder(work / "model", load_profile("tiny"))
+        model = model_folder(work / "model", load_profile("tiny"), WORDS)
         texts(work / "none.jsonl", 1, options.seed)
         start_mb, start_s = run(model, work / "none.jsonl", work / "out")
         print(f"| 1, text | | {start_mb:.0f} | | {start_s:.1f} | |")
