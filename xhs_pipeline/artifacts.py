@@ -147,6 +147,12 @@ class ArtifactStore:
         pointer = self.folder(key, week) / "latest.json"
         return self.get(key, read_json(pointer)["version"], week) if pointer.is_file() else None
 
+    def whole(self, key: str, week: str | None = None) -> Artifact | None:
+        """The latest artefact as `build` would find it; None where there is none, or where some of its files are gone."""
+        pointer = self.folder(key, week) / "latest.json"
+        folder = self.folder(key, week) / str(read_json(pointer)["version"]) if pointer.is_file() else None
+        return Artifact(key, folder, read_json(folder / "manifest.json")) if folder and _whole(folder) else None
+
     def get(self, key: str, version: str, week: str | None = None) -> Artifact:
         """One version. Raises FileNotFoundError when it is not there."""
         path = self.folder(key, week) / version

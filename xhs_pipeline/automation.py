@@ -35,13 +35,12 @@ appeal_retrain = dg.define_asset_job(
     job=weekly_job,
     cron_schedule="0 3 * * 1",
     execution_timezone="Asia/Shanghai",
-    description="Monday 03:00: last week's posts, and everything after them. Skipped where posts, appeals, policy, profile and code "
-    "are those that the newest release decision was made from.",
+    description="Monday 03:00: last week's posts, and everything after them. Skipped where posts, policy, profile and code are those that "
+    "the newest release decision was made from; appeals alone are appeal_sensor's.",
 )
 def weekly_retrain(
     context: dg.ScheduleEvaluationContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
 ) -> dg.RunRequest | dg.SkipReason:
-    from xhs_pipeline.appeals.stages import outcomes_digest, read_outcomes
     from xhs_pipeline.posts.sources import SourceMissing
     from xhs_pipeline.privacy import keyed_hash, load_hmac_key
     from xhs_pipeline.staleness import Now, changes
@@ -49,17 +48,13 @@ def weekly_retrain(
     # in Shanghai, where weeks begin: in UTC this tick is still on Sunday
     last_week = context.scheduled_execution_time.astimezone(TIME_ZONE).date() - timedelta(days=7)
     week = (last_week - timedelta(days=last_week.weekday())).isoformat()
-    # Nothing else is caught: a source or store that cannot be read turns the tick red instead of looking like "nothing new".
-    policy, source = load_policy(), workspace.load_source()
-    with workspace.open_appeals(policy) as appeals:
-        found = read_outcomes(source, appeals)
+    # Nothing else is caught: a source that cannot be read turns the tick red instead of looking like "nothing new".
     assets = context.repository_def.asset_graph
     now = Now(
-        source,
-        policy,
+        workspace.load_source(),
+        load_policy(),
         profile.resolve(),
         keyed_hash(load_hmac_key(workspace.root), "fingerprint"),
-        outcomes_digest(found),
         {key.to_user_string(): assets.get(key).code_version for key in assets.get_all_asset_keys()},
     )
     try:
@@ -68,7 +63,7 @@ def weekly_retrain(
         changed = [str(missing)]
     if not changed:
         return dg.SkipReason(
-            f"nothing new in week {week}: posts, appeals, policy, profile and code are those of the newest release decision"
+            f"nothing new in week {week}: posts, policy, profile and code are those of the newest release decision"
         )
     return dg.RunRequest(run_key=f"week-{week}", partition_key=week, tags={"xhs/reason": "; ".join(changed)[:200]})
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,7 +104,9 @@ def tell(story: Story, service: Service, postgres: Postgres) -> None:
 
     file_and_decide(story, service, appeals=NEEDED - 1)
     audit(story, service)
-    story.ticks["enough"] = main.next_tick(after=len(main.ticks()))
+    main.hurry()
+    asking = partial(first_that_asked, main)
+    story.ticks["enough"] = main.until(asking, 150, "a tick that asks for a run")
     kill_the_run(main, in_training(story, resumed=False))
 
     in_training(story, resumed=True)
@@ -119,20 +122,22 @@ def tell(story: Story, service: Service, postgres: Postgres) -> None:
         instance.until(partial(succeeded, instance), 240, "a retraining that succeeds")
     service.until_ready(story.in_use())
     story.replies["released"] = service.ask("POST", "/judge", {"body": "周末公园散步"}, token=CLIENT)
-    story.ticks["trained"] = main.next_tick(len(main.ticks()))
+    story.ticks["trained"] = main.next_tick(len(main.ticks()), begun_after=time.time())
 
     postgres.kill()
     try:
-        story.ticks["no database"] = other.next_tick(len(other.ticks()))
+        story.ticks["no database"] = other.next_tick(len(other.ticks()), begun_after=time.time())
         story.replies["no database"] = service.ask("POST", "/judge", {"body": "周末公园散步"}, token=CLIENT)
     finally:
         postgres.start()
-    story.ticks["database"] = other.next_tick(len(other.ticks()))
+    story.ticks["database"] = other.next_tick(len(other.ticks()), begun_after=time.time())
     story.replies["database"] = service.ask("POST", "/judge", {"body": "周末公园散步"}, token=CLIENT)
     restart_in_the_middle(story, postgres)
-    story.ticks["in the end"] = main.next_tick(len(main.ticks()))
-    if story.ticks["in the end"].status == TickStatus.FAILURE:  # it had begun while the database was away
-        story.ticks["in the end"] = main.next_tick(len(main.ticks()))
+    story.ticks["in the end"] = main.next_tick(len(main.ticks()), begun_after=time.time())
+
+
+def first_that_asked(instance: Instance) -> InstigatorTick | None:
+    return next((tick for tick in instance.ticks() if tick.status == TickStatus.SUCCESS), None)
 
 
 def succeeded(instance: Instance) -> bool:
@@ -222,13 +227,25 @@ def kill_the_run(instance: Instance, run: dg.DagsterRun) -> None:
 
 def restart_in_the_middle(story: Story, postgres: Postgres) -> None:
     """A tick of the other instance stands still over an appeals file, which is a pipe, until the database has been restarted."""
-    pipe, source = story.folder / "appeals.jsonl", Path(story.other.environment["XHS_SOURCE"])
+    other, pipe = story.other, story.folder / "appeals.jsonl"
+    source = Path(other.environment["XHS_SOURCE"])
+    before, restarted = source.read_text(), 0.0
     os.mkfifo(pipe)
-    source.write_text(f"{source.read_text()}appeals: {pipe.name}\n")
+    source.write_text(f"{before}appeals: {pipe.name}\n")
 
     def restart() -> None:
-        with pipe.open("wb"):  # opens when the tick does
+        nonlocal restarted
+        with pipe.open("wb"):  # opens when the tick does, which goes on when it closes
             postgres.restart()
+            source.write_text(before)
+            restarted = time.time()
+
+    def over() -> InstigatorTick | None:
+        around = (
+            tick for tick in other.ticks() if restarted and tick.timestamp < restarted < (tick.end_timestamp or 0)
+        )
+        return next(around, None)
 
     threading.Thread(target=restart, daemon=True).start()
-    story.ticks["restart in the middle"] = story.other.next_tick(len(story.other.ticks()))
+    other.hurry()
+    story.ticks["restart in the middle"] = other.until(over, 150, "the tick in which the database restarted")

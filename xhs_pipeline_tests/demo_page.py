@@ -97,6 +97,7 @@ def open_page(browser: Browser, demo: Service, width: int, said: list[str]) -> P
     tab.on("dialog", lambda dialog: said.append(dialog.message))
     tab.on("request", lambda r: None if r.url.startswith((home, "data:", "blob:")) else said.append(r.url))
     tab.set_default_timeout(STARTS_WITHIN * 1000)
+    expect.set_options(timeout=STARTS_WITHIN * 1000)  # has one of its own, of five seconds
     tab.goto(home)
     tab.locator("#x-judge").wait_for()
     return tab

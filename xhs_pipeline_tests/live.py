@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,8 +135,17 @@ class Instance:
         ticks = self.storage.get_ticks(state.instigator_origin_id, state.selector_id)
         return sorted((tick for tick in ticks if tick.status.value != "STARTED"), key=lambda tick: int(tick.tick_id))
 
-    def next_tick(self, after: int) -> InstigatorTick:
-        """The tick that follows `after` of them, without waiting for the minute between two: the last one is dated back by it."""
+    def next_tick(self, after: int, begun_after: float = 0.0) -> InstigatorTick:
+        """The first tick that follows `after` of them and began after that moment (seconds since 1970)."""
+        self.hurry()
+        later = partial(self._tick, after, begun_after)
+        return self.until(later, 150, f"tick {after + 1} of {SENSOR}")
+
+    def _tick(self, after: int, begun_after: float) -> InstigatorTick | None:
+        return next((tick for tick in self.ticks()[after:] if tick.timestamp > begun_after), None)
+
+    def hurry(self) -> None:
+        """Nobody waits for the minute between two ticks: the last one is dated back by it."""
         state = self.state()
         if state is not None and isinstance(data := state.instigator_data, SensorInstigatorData) and data.min_interval:
             earlier = {
@@ -144,7 +154,6 @@ class Instance:
                 if (value := getattr(data, name))
             }
             self.storage.update_instigator_state(state.with_data(data._replace(**earlier)))
-        return self.until(lambda: next(iter(self.ticks()[after:]), None), 150, f"tick {after + 1} of {SENSOR}")
 
     def requested(self) -> list[dg.DagsterRun]:
         """Runs of appeal_retrain and the runs that were started in their place, the oldest first."""

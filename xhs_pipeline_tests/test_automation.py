@@ -18,6 +18,7 @@ from xhs_pipeline.assets.posts import WEEKS
 from xhs_pipeline.automation import appeal_retrain, appeal_sensor, weekly_retrain
 from xhs_pipeline.definitions import defs
 from xhs_pipeline.policy import POLICY_FILE, load_policy
+from xhs_pipeline.posts.source_yaml import SourceError
 from xhs_pipeline.resources import Workspace, profile_resource
 from xhs_pipeline_tests.small import write_unique_folder
 from xhs_pipeline_tests.test_appeals_events import event, lines
@@ -67,8 +68,8 @@ def test_a_week_whose_file_is_missing_is_asked_for_and_the_run_says_what_to_do(w
 
 
 def test_a_source_that_cannot_be_read_turns_the_schedules_tick_red(workspace: Workspace) -> None:
-    Path(workspace.source).write_text("format: jsonl\npath: posts.jsonl\nappeals: nowhere.jsonl\n")
-    with pytest.raises(FileNotFoundError, match="nowhere.jsonl"):
+    Path(workspace.source).write_text("format: jsonl\npaths: posts.jsonl\n")
+    with pytest.raises(SourceError, match="paths"):
         requested(workspace, datetime(2026, 2, 23, 3, tzinfo=SHANGHAI))
 
 

@@ -21,15 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from xhs_pipeline.appeals.records import Decision, Snapshot
-from xhs_pipeline.appeals.store import AppealStore
-from xhs_pipeline.artifacts import Artifact, ArtifactStore, file_digest, read_json
+from xhs_pipeline.artifacts import Artifact, ArtifactStore, file_digest, read_json, write_json
 from xhs_pipeline.automation import weekly_retrain
 from xhs_pipeline.curation.text import matching_form
 from xhs_pipeline.definitions import defs
 from xhs_pipeline.judgement.floors import MAJORITY, TFIDF, UNTUNED
 from xhs_pipeline.policy import POLICY_FILE, load_policy
-from xhs_pipeline.privacy import load_hmac_key
 from xhs_pipeline.profile import PROFILES_DIR
 from xhs_pipeline.resources import Workspace, profile_resource
 
@@ -438,21 +435,22 @@ Ask = Callable[..., dg.RunRequest | dg.SkipReason]
 
 @pytest.fixture
 def monday(settled: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """What `weekly_retrain` says of a week on the Monday after it, in the place after its first week or a copy of it."""
+    """What `weekly_retrain` says of a week on the Monday after it, over a copy of the place as its first week left it."""
     for name, value in place.environment.items():
         if name.startswith("XHS_"):
             monkeypatch.setenv(name, value)
+    data = shutil.copytree(settled, tmp_path / "data")
 
-    def ask(week: str = WEEK, source: Path = SAMPLE / "source.yaml", **changes: Any) -> dg.RunRequest | dg.SkipReason:
+    def ask(week: str = WEEK, **changes: Any) -> dg.RunRequest | dg.SkipReason:
         settings = yaml.safe_load(Path(place.environment["XHS_PROFILE"]).read_text(encoding="utf-8"))
         (tmp_path / "profile.yaml").write_text(yaml.safe_dump(settings | changes, allow_unicode=True), encoding="utf-8")
         monkeypatch.setenv("XHS_PROFILE", str(tmp_path / "profile.yaml"))
         at = datetime.fromisoformat(week).replace(hour=3, tzinfo=ZoneInfo("Asia/Shanghai")) + timedelta(days=7)
-        workspace = Workspace(data_dir=str(settled), source=str(source))
         context = dg.build_schedule_context(
-            scheduled_execution_time=at, repository_def=defs.get_repository_def(),
-            resources={"workspace": workspace, "profile": profile_resource()},
-        )  # fmt: skip
+            scheduled_execution_time=at,
+            repository_def=defs.get_repository_def(),
+            resources={"workspace": Workspace(data_dir=str(data), source=""), "profile": profile_resource()},
+        )
         return weekly_retrain(context)  # type: ignore[no-any-return]
 
     return ask
@@ -467,7 +465,7 @@ def test_a_week_of_which_everything_is_made_already_is_skipped_and_the_schedule_
     answer = monday()
     assert isinstance(answer, dg.SkipReason)
     assert answer.skip_message == (
-        f"nothing new in week {WEEK}: posts, appeals, policy, profile and code are those of the newest release decision"
+        f"nothing new in week {WEEK}: posts, policy, profile and code are those of the newest release decision"
     )
 
 
@@ -483,21 +481,52 @@ def test_a_new_week_a_new_setting_or_a_new_policy_is_reason_enough_and_named(
     assert reason(monday()) == "evaluation_report was made with different costs"
 
 
-def test_an_appeal_decided_since_is_reason_enough(monday: Ask, settled: Path) -> None:
-    with AppealStore.open(f"sqlite:///{settled}/appeals.sqlite3", POLICY, load_hmac_key(settled)) as store:
-        snapshot = Snapshot("p-1", "标题", "正文", (), None, 0, None)
-        probabilities = {verdict.id: 0.25 for verdict in POLICY.verdicts}
-        decision = Decision("m", POLICY.version, "remove", "诈骗", probabilities, {"诈骗": 1.0}, source="serve")
-        filed = store.file_appeal(store.log_decision(snapshot, decision), "appellant")
-        assert isinstance(monday(), dg.SkipReason)  # nobody has decided it
-        store.vote(filed.case_id, "reviewer", "pass", "正常")
-        store.vote(filed.case_id, "another", "pass", "正常")
-    assert reason(monday()) == "appeal_outcomes was made of different appeals"
+def edit(manifest: Path, **changes: Any) -> None:
+    content = read_json(manifest)
+    for name, change in changes.items():
+        content[name] = change(content[name]) if callable(change) else change
+    write_json(manifest, content)
 
 
-def test_a_stage_that_is_missing_or_was_made_of_something_older_is_reason_enough(monday: Ask, settled: Path) -> None:
-    latest = settled / "released_model" / "latest.json"
-    kept = latest.read_bytes()
-    latest.unlink()
-    assert reason(monday()) == "not there yet: released_model"
-    latest.write_bytes(kept)
+@pytest.mark.parametrize(
+    ("key", "changes", "said"),
+    [
+        ("raw_posts", {"inputs": lambda given: given | {"posts": "other"}}, f"posts of week {WEEK} have changed"),
+        ("raw_posts", {"content": "other"}, f"week {WEEK} was cleaned before it was read last"),
+        ("clean_posts", {"content": "other"}, f"unique_posts was made of different clean_posts/{WEEK}"),
+        ("unique_posts", {"inputs": lambda given: given | {"clean_posts/2026-02-09": "x"}}, "different clean_posts/2026-02-09"),
+        ("unique_posts", {"content": "other"}, "label_issues was made of different unique_posts"),
+        ("appeal_outcomes", {"content": "other"}, "sharegpt_splits was made of different appeal_outcomes"),
+        ("appeal_outcomes", {"inputs": lambda given: given | {"hmac_key": "other"}}, "appeal_outcomes was made of different hmac_key"),
+        ("base_model", {"inputs": {"train": "other"}}, "base_model was made of different train"),
+        ("adapter", {"content": "other"}, "merged_model was made of different adapter"),
+        ("merged_model", {"code_version": "0"}, "the code of merged_model has changed"),
+        ("evaluation_report", {"inputs": lambda given: given | {"champion": "other"}}, "evaluation_report was made of different champion"),
+        ("evaluation_report", {"settings": lambda given: {n: v for n, v in given.items() if n != "seed"}}, "with different seed"),
+        ("released_model", {"settings": {"interventions": ["signed_off"]}}, "a person has signed off or rolled back"),
+    ],
+)  # fmt: skip
+def test_an_artefact_that_was_made_of_something_else_is_reason_enough(
+    monday: Ask, tmp_path: Path, key: str, changes: dict[str, Any], said: str
+) -> None:
+    artifact = ArtifactStore(tmp_path / "data").latest(key, WEEK if key in WEEKLY else None)
+    assert artifact is not None
+    edit(artifact.file("manifest.json"), **changes)
+    assert said in reason(monday())
+
+
+def test_what_the_golden_set_was_once_made_of_and_appeals_alone_are_no_reason(monday: Ask, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "data")
+    golden, outcomes = store.latest("golden_set"), store.latest("appeal_outcomes")
+    assert golden is not None and outcomes is not None
+    edit(golden.file("manifest.json"), inputs={"unique_posts": "an older one"}, settings={"per_category": 1})
+    edit(outcomes.file("manifest.json"), inputs=lambda given: given | {"appeals": "fewer"})
+    assert isinstance(monday(), dg.SkipReason)
+
+
+@pytest.mark.parametrize("gone", ["latest.json", "VERSION", "VERSION/adapter_model.safetensors"])
+def test_an_artefact_that_is_lost_whole_or_in_part_is_reason_enough(monday: Ask, tmp_path: Path, gone: str) -> None:
+    folder = tmp_path / "data" / "adapter"
+    lost = folder / gone.replace("VERSION", read_json(folder / "latest.json")["version"])
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    assert reason(monday()) == "not there yet: adapter"

@@ -1,4 +1,4 @@
-"""Appeals and audits from the command line, for reviewers without a web page: python -m xhs_pipeline.appeals COMMAND
+"""Appeals and audits from the command line: python -m xhs_pipeline.appeals COMMAND
 
     queue                                       the open cases
     export FILE                                 those that can be answered as a file, with the posts as they were judged

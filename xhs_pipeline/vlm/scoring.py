@@ -1,8 +1,8 @@
 """Probabilities of every allowed answer for a post, by log-likelihood; the model never writes free text here."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,25 +88,18 @@ def judge_examples(
     def inputs(batch: tuple[list[int], Any]) -> dict[str, Any]:
         return inputs_for(model, processor, tree, [examples[i] for i in batch[0]], batch[1])
 
-    for (chosen, known), made in zip(batches, _one_ahead(inputs, batches), strict=True):
-        scores[chosen] = log_likelihoods(model, tree, made, known)
-        if progress:
-            progress.add(len(chosen))
+    # images are decoded in a thread while the model computes, one batch ahead: two of them are held at a time
+    with ThreadPoolExecutor(1) as thread:
+        coming = [thread.submit(inputs, batch) for batch in batches[:1]]
+        for number, (chosen, known) in enumerate(batches, start=1):
+            made = coming.pop().result()
+            coming += [thread.submit(inputs, batch) for batch in batches[number : number + 1]]
+            scores[chosen] = log_likelihoods(model, tree, made, known)
+            if progress:
+                progress.add(len(chosen))
     model.train(was_training)
     for example, row in zip(examples, scores, strict=True):
         yield _judgement(example.post_id, row, policy, temperature)
-
-
-def _one_ahead(make: Callable[[Any], dict[str, Any]], batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """What `make` makes of each batch, the next one meanwhile in a thread: images are decoded while the model computes."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting: list[Future[dict[str, Any]]] = []
-        for batch in batches:
-            waiting.append(thread.submit(make, batch))
-            if len(waiting) > 1:
-                yield waiting.pop(0).result()
-        for last in waiting:
-            yield last.result()
 
 
 def at_temperature(judgement: Judgement, policy: Policy, temperature: float) -> Judgement:
