@@ -1,5 +1,6 @@
 """What the service does when it is overloaded, killed, or cannot have its model or its store: nothing is lost, and it says so."""
 
+import asyncio
 import base64
 import signal
 import socket
@@ -13,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from xhs_pipeline_tests.serving import REVIEWERS, Reply, Service, add_model, put_in_use, serving
+from xhs_pipeline.judgement.champion import read_champion
+from xhs_pipeline.judgement.in_use import RELEASES
+from xhs_pipeline.serve.judging import Incoming, Judging
+from xhs_pipeline.serve.limits import Limits
+from xhs_pipeline.serve.metrics import Metrics
+from xhs_pipeline.serve.model import ModelInUse, load
+from xhs_pipeline_tests.serving import REVIEWERS, Reply, Service, add_model, open_store, put_in_use, serving
 from xhs_pipeline_tests.small import jpeg
 
 CLIENT = "the-client-has-a-token-too"
@@ -33,6 +40,32 @@ def data(tmp_path: Path, untrained_model: Path) -> Path:
 def in_use(data: Path) -> Path:
     put_in_use(data, "v1")
     return data
+
+
+def test_requests_that_give_up_before_cleaning_leave_neither_a_count_nor_their_images_behind(in_use: Path) -> None:
+    model, metrics = ModelInUse(in_use, lambda moved: None), Metrics()
+    champion = read_champion(in_use / RELEASES)
+    assert champion is not None
+    model.current = load(in_use, champion)
+    posts = [Incoming(f"p-{n}", "标题", "正文", (base64.b64decode(PICTURE),)) for n in range(20)]
+
+    def in_cleaning() -> float | None:
+        return metrics.registry.get_sample_value("xhs_posts_in_cleaning")
+
+    async def scenario(judging: Judging) -> None:
+        asked = [judging.judge([post]) for post in posts]  # faster than the one worker starts
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(end) for end in ended} == {TimeoutError}
+        assert in_cleaning() == 1, "only what has begun is still held"
+        while in_cleaning():
+            await asyncio.sleep(0.01)
+
+    with open_store(in_use) as store:
+        judging = Judging(model, store, Limits(clean_processes=1, request_seconds=0.1), metrics)
+        try:
+            asyncio.run(asyncio.wait_for(scenario(judging), 60))
+        finally:
+            judging.close()
 
 
 class Clients:

@@ -109,6 +109,39 @@ def test_a_request_that_gave_up_is_left_out_and_an_error_reaches_all_of_its_grou
     run(scenario)
 
 
+def test_who_gave_up_leaves_the_line_at_once_and_every_way_out_counts_down() -> None:
+    async def scenario() -> None:
+        thread = Thread()
+        waiting = line(thread, posts=1)
+        begun, dropped, cancelled, last = (Numbered(n, size) for n, size in enumerate((1, 2, 4, 8)))
+        for job in (begun, dropped, cancelled, last):
+            waiting.put(job)
+        assert waiting.posts == 15
+        dropped.answer.cancel()
+        waiting.drop(dropped)
+        waiting.drop(begun)
+        assert waiting.posts == 13, "what has begun stays until it has ended"
+        cancelled.answer.cancel()  # and the line is faster than whoever would drop it
+        thread.go.set()
+        await last.answer
+        waiting.drop(cancelled)
+        assert waiting.posts == 0 and thread.groups == [[0], [3]]
+        waiting.close()
+
+    run(scenario)
+
+
+def test_a_line_that_was_closed_begins_nothing_that_another_one_still_hands_on() -> None:
+    async def scenario() -> None:
+        thread = Thread()
+        waiting = line(thread)
+        waiting.close()
+        waiting.put(Numbered(1))
+        assert waiting.posts == 0 and thread.groups == []
+
+    run(scenario)
+
+
 def test_a_job_waits_for_company_only_while_some_is_coming_and_only_so_long() -> None:
     async def scenario() -> None:
         thread = Thread()

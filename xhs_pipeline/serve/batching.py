@@ -57,7 +57,10 @@ class Line(Generic[AnyJob]):
         self._threads = ThreadPoolExecutor(threads)
         self._jobs: deque[AnyJob] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._due = False
+        self._due = self._closed = False
+        self.posts = (
+            0  # that wait here or are at work; kept here, so that no way out of the line can forget to count down
+        )
 
     @property
     def busy(self) -> bool:
@@ -65,9 +68,17 @@ class Line(Generic[AnyJob]):
         return not self._idle or bool(self._jobs)
 
     def put(self, *jobs: AnyJob) -> None:
-        """Add jobs at the end."""
-        self._jobs.extend(jobs)
-        self.start()
+        """Add jobs at the end; none once closed."""
+        if not self._closed:
+            self._jobs.extend(jobs)
+            self.posts += sum(job.size for job in jobs)
+            self.start()
+
+    def drop(self, job: AnyJob) -> None:
+        """Take out a job that nobody waits for any more, if it is here and has not begun."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self.posts -= job.size
 
     def start(self) -> None:
         """Begin what can be begun; to be called whenever something changed that this line cannot see."""
@@ -88,7 +99,7 @@ class Line(Generic[AnyJob]):
         return False
 
     def _waited(self) -> None:
-        self._timer, self._due = None, True
+        self._timer, self._due = None, bool(self._jobs)
         self.start()
 
     def _take(self) -> list[AnyJob]:
@@ -100,7 +111,7 @@ class Line(Generic[AnyJob]):
         while self._jobs:
             job = self._jobs[0]
             if job.given_up:
-                self._jobs.popleft()
+                self.drop(job)
                 continue
             if group and (size + job.size > self._posts or not self._together(group[0], job)):
                 break
@@ -111,6 +122,7 @@ class Line(Generic[AnyJob]):
 
     def _ended(self, group: Sequence[AnyJob], task: "asyncio.Future[None]") -> None:
         self._idle += 1
+        self.posts -= sum(job.size for job in group)
         error = task.exception()
         if error is not None:
             for job in group:
@@ -119,6 +131,7 @@ class Line(Generic[AnyJob]):
         self.start()
 
     def close(self) -> None:
-        """Wait for what has begun; nothing else is begun."""
+        """Wait for what has begun; nothing else is begun, by what ended meanwhile neither."""
+        self._closed = True
         self._jobs.clear()
         self._threads.shutdown(cancel_futures=True)

@@ -90,7 +90,7 @@ class Judging:
     def __init__(self, model: ModelInUse, store: AppealStore, limits: Limits, metrics: Metrics):
         self._model, self._store, self._limits, self._metrics = model, store, limits, metrics
         self._pools: dict[bool, Pool] = {}
-        self._waiting = self._in_cleaning = 0
+        self._waiting = 0
         self._posts_per_second = 1.0
         self._cleaning: Line[_PostsJob] = Line(
             self._clean,
@@ -104,11 +104,12 @@ class Judging:
         self._judging: Line[_PostsJob] = Line(
             self._judge, self._judged, posts=limits.batch_posts, threads=1,
             together=lambda one, other: one.in_use is other.in_use,
-            more_coming=lambda: self._in_cleaning > 0, gather_seconds=limits.gather_seconds,
+            more_coming=lambda: self._cleaning.posts > 0, gather_seconds=limits.gather_seconds,
         )  # fmt: skip
         self._logging: Line[_PostsJob] = Line(
             self._log, self._logged, posts=limits.batch_posts, threads=1, together=lambda one, other: True
         )
+        metrics.cleaning.set_function(lambda: self._cleaning.posts)
 
     async def judge(self, posts: Sequence[Incoming]) -> list[Answer]:
         """An answer for every post, in the order given, all by one model: a decision, or error and detail.
@@ -122,19 +123,20 @@ class Judging:
             seconds = math.ceil(self._waiting / self._posts_per_second)
             raise Busy(self._waiting, min(max(seconds, 1), math.ceil(self._limits.request_seconds)))
         job = _PostsJob(posts, in_use)
-        self._count(waiting=job.size, in_cleaning=job.size)
+        self._count(job.size)
         try:
             self._cleaning.put(job)
             async with asyncio.timeout(self._limits.request_seconds):
                 return await job.answer
         finally:
-            self._count(waiting=-job.size)
+            for line in (self._cleaning, self._judging, self._logging):
+                line.drop(job)  # given up: its images must not stay where others are let in
+            self._count(-job.size)
+            self._judging.start()  # which may have waited for this one
 
-    def _count(self, waiting: int = 0, in_cleaning: int = 0) -> None:
+    def _count(self, waiting: int) -> None:
         self._waiting += waiting
-        self._in_cleaning += in_cleaning
         self._metrics.waiting.set(self._waiting)
-        self._metrics.cleaning.set(self._in_cleaning)
 
     # --- cleaning, in a thread each for every worker process ------------------------------------------------------------
 
@@ -160,7 +162,6 @@ class Judging:
             job.cleaned = [made[next(numbers)] for _ in job.posts]
 
     def _cleaned(self, group: Sequence[_PostsJob]) -> None:
-        self._count(in_cleaning=-sum(job.size for job in group))
         self._judging.put(*_waited_for(group))
 
     # --- the model, in one thread ---------------------------------------------------------------------------------------
