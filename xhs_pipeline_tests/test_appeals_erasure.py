@@ -145,22 +145,44 @@ def test_a_store_of_before_is_brought_up_to_date_with_all_that_it_holds(database
             connection.execute(sa.text("UPDATE snapshots SET title = ''"))
 
 
-def test_the_command_names_nobody_and_the_files_hold_the_words_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("XHS_APPEALS_URL", "XHS_HMAC_KEY", "XHS_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    data = tmp_path / "data"
-    monkeypatch.setenv("XHS_DATA_DIR", str(data))
+    monkeypatch.setenv("XHS_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def held(data: Path, words: bytes) -> bool:
+    return any(words in file.read_bytes() for file in data.iterdir())
+
+
+@pytest.mark.parametrize("service_open", [False, True])
+def test_the_command_names_nobody_and_the_files_hold_the_words_no_more(
+    data: Path, service_open: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     with AppealStore.open(store_url(data), POLICY, load_hmac_key(data)) as store:
         wrote(store, 1)
         decided(store, 2, author="li")
         passed(store, 3)
+        if not service_open:
+            store.close()
+        assert held(data, SECRET.encode()) and held(data, PICTURE)
+        assert main(["erase", "--author", "wang"]) == 0
+        assert capsys.readouterr() == ("1 posts, 2 images and 0 notes erased; 0 open cases closed\n", "")
+        assert not held(data, SECRET.encode()) and not held(data, PICTURE) and held(data, "正文2".encode())
 
-    def held(words: bytes) -> bool:
-        return any(words in file.read_bytes() for file in data.iterdir())
 
-    assert held(SECRET.encode()) and held(PICTURE)
-    assert main(["erase", "--author", "wang"]) == 0
-    assert capsys.readouterr().out == "1 posts, 2 images and 0 notes erased; 0 open cases closed\n"
-    assert not held(SECRET.encode()) and not held(PICTURE) and held("正文2".encode())
+def test_a_reader_that_keeps_the_words_in_the_log_is_told_of_and_the_next_erasure_takes_them_out(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("xhs_pipeline.appeals.database.BUSY_SECONDS", 1)
+    with AppealStore.open(store_url(data), POLICY, load_hmac_key(data)) as store:
+        wrote(store, 1)
+        with store.database.read() as db:
+            db.execute(sa.text("SELECT count(*) FROM snapshots"))
+            assert main(["erase", "--author", "wang"]) == 1
+            assert "appeals.sqlite3: the file beside it that ends in -wal" in capsys.readouterr().err
+            assert held(data, SECRET.encode())
+        assert main(["erase", "--author", "wang"]) == 0
+        assert not held(data, SECRET.encode()) and not held(data, PICTURE)

@@ -15,7 +15,7 @@ comes the project's export as JSON, with --reviewers a JSON object that gives th
 or e-mail address.
 
 The store is XHS_APPEALS_URL, else a SQLite file in XHS_DATA_DIR. No post text is printed. Exit status: 0, 1 when something was
-refused, 2 when the store or a file cannot be used.
+refused or is not erased everywhere, 2 when the store or a file cannot be used.
 """
 
 import argparse
@@ -108,6 +108,13 @@ def _run(store: AppealStore, options: argparse.Namespace) -> int:
             print(
                 f"{gone.snapshots} posts, {gone.images} images and {gone.notes} notes erased; {gone.closed} open cases closed"
             )
+            if not gone.from_log:
+                print(
+                    f"{store.database.shown}: the file beside it that ends in -wal still holds what was erased, since a reader "
+                    "kept it open; run this command again",
+                    file=sys.stderr,
+                )
+                return 1
         case "import":
             taken = store.import_jsonl(options.file)
             for row in taken.refused.to_pylist():

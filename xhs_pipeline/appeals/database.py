@@ -72,6 +72,18 @@ class Database:
                     self._take(connection, WRITERS)
                 yield connection
 
+    def empty_log(self) -> bool:
+        """Take what was overwritten out of SQLite's log of writes, too, where it stays while another process has the store open.
+
+        False where a reader did not let it within BUSY_SECONDS.
+        """
+        if not self.sqlite:
+            return True
+        with self._errors("the log beside the file was not emptied"), self.engine.connect() as connection:
+            raw = connection.connection.driver_connection  # a checkpoint cannot stand in a transaction
+            assert raw is not None
+            return not raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+
     def _take(self, connection: sa.Connection, lock: int) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))

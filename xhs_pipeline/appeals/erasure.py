@@ -13,12 +13,17 @@ from xhs_pipeline.policy import Policy
 
 @dataclass(frozen=True)
 class Erased:
-    """How much was erased, and how many open cases were closed since nobody can review them any more."""
+    """How much was erased, and how many open cases were closed since nobody can review them any more.
+
+    from_log: whether it is out of SQLite's log of writes, too; a reader in the midst of its work keeps it there until another
+    erasure, or until the last process closes the store.
+    """
 
     snapshots: int
     images: int
     notes: int
     closed: int
+    from_log: bool = True
 
 
 def erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> Erased:

@@ -8,6 +8,7 @@ hashes alone.
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -178,7 +179,8 @@ class AppealStore:
     def erase(self, author: str) -> Erased:
         """Erase the texts, images and notes of a person; ids, decisions and what became of cases stay. See erasure."""
         with self.database.write() as db:
-            return erase(db, self.policy, self.hash_of(author), self.clock())
+            gone = erase(db, self.policy, self.hash_of(author), self.clock())
+        return replace(gone, from_log=self.database.empty_log())
 
     # --- review ---------------------------------------------------------------------------------------------------------
 
