@@ -1,11 +1,15 @@
 """Erasing what a person wrote, on SQLite and PostgreSQL: the words go, what was decided stays, and nothing else becomes changeable."""
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from xhs_pipeline.appeals import decisions
 from xhs_pipeline.appeals.__main__ import main
 from xhs_pipeline.appeals.database import HEAD, MIGRATIONS, Database
 from xhs_pipeline.appeals.evidence import as_judged
@@ -13,6 +17,7 @@ from xhs_pipeline.appeals.outcomes import derive_outcomes
 from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.review_files import export_jsonl
 from xhs_pipeline.appeals.store import AppealStore, store_url
+from xhs_pipeline.appeals.tables import SNAPSHOT_IMAGES
 from xhs_pipeline.privacy import keyed_hash, load_hmac_key
 from xhs_pipeline_tests.test_appeals_events import KEY, POLICY
 from xhs_pipeline_tests.test_appeals_store import Clock, contents, decided, filed, passed, refusal
@@ -88,6 +93,36 @@ def test_a_label_whose_post_was_erased_fits_that_post_alone_and_no_empty_one(sto
     assert as_judged(outcomes, {"by-wang-1": said}).num_rows == 1, "the post as it was judged"
     assert as_judged(outcomes, {"by-wang-1": ""}).num_rows == 0
     assert as_judged(outcomes, {"by-wang-1": "别的"}).num_rows == 0
+
+
+def test_an_erasure_waits_for_the_posts_that_are_being_logged_and_takes_them_with_it(database_url: str) -> None:
+    with AppealStore.open(database_url, POLICY, KEY, Clock()) as store, ThreadPoolExecutor(2) as threads:
+        post = Snapshot("p", SECRET, SECRET, (PICTURE,), author="wang")
+        wrote(store, 1)
+
+        def log() -> None:
+            rows = decisions.rows_of([(post, Decision("m", "v", "remove", "私域引流"))], store.clock(), store._hash)
+            with store._logging() as db:
+                decisions.insert(db, rows)
+                logged.set()
+                time.sleep(0.5)  # in which the erasure begins
+
+        logged = threading.Event()
+        logging = threads.submit(log)
+        assert logged.wait(20)
+        gone = threads.submit(store.erase, "wang").result(20)
+        logging.result(20)
+        assert (gone.snapshots, gone.images) == (2, 3)
+        assert SECRET not in everything(store) and str(PICTURE) not in everything(store)
+
+
+def test_pictures_that_a_later_writer_added_to_an_erased_post_go_with_the_next_erasure(store: AppealStore) -> None:
+    wrote(store, 1)
+    store.erase("wang")
+    ((snapshot_id, *_),) = contents(store, "snapshots")
+    with store.database.write() as db:
+        db.execute(sa.insert(SNAPSHOT_IMAGES).values(snapshot_id=snapshot_id, position=0, sha256="x", bytes=PICTURE))
+    assert (store.erase("wang").images, contents(store, "snapshot_images")) == (1, [])
 
 
 @pytest.mark.parametrize(

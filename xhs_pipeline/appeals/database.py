@@ -18,7 +18,8 @@ BUSY_SECONDS = 30  # how long a writer waits for the ones before it
 CONNECT_SECONDS = 10
 # One writer of events at a time: an id is given and becomes visible before the next one is given, so that a reader that goes on
 # from the largest id it saw misses none. (A sequence alone hands out ids that may commit in another order.)
-WRITERS, SCHEMA = 0x78687301, 0x78687302
+# ERASURE is shared by those who log posts and alone held by who erases some: nothing of theirs is committed behind its back.
+WRITERS, SCHEMA, ERASURE = 0x78687301, 0x78687302, 0x78687303
 
 
 class StoreError(RuntimeError):
@@ -68,8 +69,8 @@ class Database:
         with self._errors("nothing was written"), self.engine.connect() as connection:
             connection = connection.execution_options(xhs_write=True)
             with connection.begin():
-                if alone and not self.sqlite:
-                    self._take(connection, WRITERS)
+                if alone:
+                    self.take(connection, WRITERS)
                 yield connection
 
     def empty_log(self) -> bool:
@@ -84,9 +85,12 @@ class Database:
             assert raw is not None
             return not raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
-    def _take(self, connection: sa.Connection, lock: int) -> None:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+    def take(self, connection: sa.Connection, lock: int, shared: bool = False) -> None:
+        """Hold a lock until the transaction ends. SQLite has no need of any: its writers come one after another anyway."""
+        if not self.sqlite:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
+            how = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+            connection.execute(sa.select(how(lock)))
 
     @contextmanager
     def _errors(self, outcome: str) -> Iterator[None]:
@@ -120,8 +124,7 @@ class Database:
             if self.version() == HEAD:
                 return
             with self.write(alone=False) as connection:
-                if not self.sqlite:
-                    self._take(connection, SCHEMA)
+                self.take(connection, SCHEMA)
                 self._apply_steps(connection)
 
     @contextmanager

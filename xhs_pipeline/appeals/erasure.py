@@ -33,7 +33,10 @@ def erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> 
     it was judged.
     """
     mine = sa.and_(SNAPSHOTS.c.author_hash == author_hash, SNAPSHOTS.c.erased_at.is_(None))
-    of_mine = SNAPSHOT_IMAGES.c.snapshot_id.in_(sa.select(SNAPSHOTS.c.snapshot_id).where(mine))
+    all_mine = sa.select(SNAPSHOTS.c.snapshot_id).where(SNAPSHOTS.c.author_hash == author_hash)
+    of_mine = SNAPSHOT_IMAGES.c.snapshot_id.in_(
+        all_mine
+    )  # of those erased before, too, should any have been added since
     my_notes = sa.and_(EVENTS.c.actor_hash == author_hash, EVENTS.c.note.is_not(None))
     asked = {"snapshots": (SNAPSHOTS, mine), "images": (SNAPSHOT_IMAGES, of_mine), "notes": (EVENTS, my_notes)}
     counts = {name: _count(db, table, which) for name, (table, which) in asked.items()}
@@ -42,10 +45,7 @@ def erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> 
     waiting = [case for case, _ in in_state(db, None, 0, policy) if case.decision_id in decided] if decided else []
     db.execute(sa.insert(ERASURES).values(at=at, author_hash=author_hash, **counts))
     db.execute(sa.update(SNAPSHOTS).where(mine).values(title="", body="", ocr_text=None, erased_at=at))
-    erased = sa.select(SNAPSHOTS.c.snapshot_id).where(
-        SNAPSHOTS.c.author_hash == author_hash, SNAPSHOTS.c.erased_at == at
-    )
-    db.execute(sa.delete(SNAPSHOT_IMAGES).where(SNAPSHOT_IMAGES.c.snapshot_id.in_(erased)))
+    db.execute(sa.delete(SNAPSHOT_IMAGES).where(of_mine))
     db.execute(sa.update(EVENTS).where(my_notes).values(note=None))
     for case in waiting:
         add(db, case, policy, at, states.EXPIRED, None, states.SYSTEM)

@@ -7,7 +7,8 @@ hashes alone.
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 
 from xhs_pipeline.appeals import audit, decisions, rules, states
 from xhs_pipeline.appeals.cases import COPIED, HERE, add, append, in_state, newest, rows_of, settle, state, view
-from xhs_pipeline.appeals.database import Database, StoreError
+from xhs_pipeline.appeals.database import ERASURE, Database, StoreError
 from xhs_pipeline.appeals.erasure import Erased, erase
 from xhs_pipeline.appeals.events import APPEAL_EVENTS
 from xhs_pipeline.appeals.importing import Imported, import_events
@@ -104,9 +105,16 @@ class AppealStore:
     def log_decisions(self, pairs: Sequence[tuple[Snapshot, Decision]]) -> list[str]:
         """`log_decision` for a batch, in one transaction."""
         rows = decisions.rows_of(pairs, self.clock(), self._hash)
-        with self.database.write(alone=False) as db:
+        with self._logging() as db:
             decisions.insert(db, rows)
         return [row["decision_id"] for row in rows.decisions]
+
+    @contextmanager
+    def _logging(self) -> Iterator[sa.Connection]:
+        """A transaction beside other writers, but not beside an erasure, which would miss what is not yet committed."""
+        with self.database.write(alone=False) as db:
+            self.database.take(db, ERASURE, shared=True)
+            yield db
 
     def _hash(self, person: str | None) -> str | None:
         return self.hash_of(person) if person else None
@@ -179,6 +187,7 @@ class AppealStore:
     def erase(self, author: str) -> Erased:
         """Erase the texts, images and notes of a person; ids, decisions and what became of cases stay. See erasure."""
         with self.database.write() as db:
+            self.database.take(db, ERASURE)
             gone = erase(db, self.policy, self.hash_of(author), self.clock())
         return replace(gone, from_log=self.database.empty_log())
 
