@@ -68,9 +68,7 @@ def test_the_words_and_pictures_of_a_person_go_and_what_was_decided_stays(store:
     assert [case.case_id for case in store.queue()] == [of_others.case_id]
 
 
-def test_what_was_erased_is_neither_appealed_nor_sampled_nor_exported_nor_written_again(
-    store: AppealStore, tmp_path: Path
-) -> None:
+def test_what_was_erased_is_neither_appealed_nor_sampled_nor_exported(store: AppealStore, tmp_path: Path) -> None:
     decision, case = wrote(store, 1), store.file_appeal(wrote(store, 2), "wang").case_id
     wrote(store, 3, verdict="pass")
     store.erase("wang")
@@ -78,9 +76,20 @@ def test_what_was_erased_is_neither_appealed_nor_sampled_nor_exported_nor_writte
     assert refusal(store.vote, case, "judge", "pass", "正常") == "closed"
     assert store.sample_audit(10) == []
     assert export_jsonl(store, tmp_path / "queue.jsonl")[0] == 0
-    again = wrote(store, 1)
-    assert SECRET not in everything(store) and refusal(store.file_appeal, again, "li") == "erased"
+    assert SECRET not in everything(store)
     assert store.erase("wang").snapshots == 0 and len(contents(store, "erasures")) == 2
+
+
+def test_a_post_that_its_author_publishes_again_after_an_erasure_is_a_new_one_however_often(store: AppealStore) -> None:
+    for erasures in range(3):
+        before = [wrote(store, 1), wrote(store, 1)]
+        assert len(contents(store, "snapshots")) == erasures + 1, "what was judged twice since is kept once"
+        shown = store.case(store.file_appeal(before[0], "li").case_id).snapshot
+        assert shown is not None and shown.body == f"{SECRET}wang1" and shown.images == (PICTURE, b"other")
+        gone = store.erase("wang")
+        assert (gone.snapshots, gone.images, gone.closed) == (1, 2, 1)
+        assert SECRET not in everything(store) and str(PICTURE) not in everything(store)
+        assert refusal(store.file_appeal, before[1], "li") == "erased"
 
 
 def test_a_label_whose_post_was_erased_fits_that_post_alone_and_no_empty_one(store: AppealStore) -> None:

@@ -55,17 +55,43 @@ def rows_of(pairs: Sequence[tuple[Snapshot, Decision]], at: datetime, hash_of: H
 
 
 def insert(db: sa.Connection, rows: Rows) -> None:
-    """Add decisions, and those of their snapshots that are new."""
+    """Add decisions, and those of their snapshots that are new. A post that was erased and is judged again has a new one."""
+    known = _known(db, rows)
+    while erased := {
+        name: at for name, at in known.items() if at
+    }:  # again, since the new one may have been erased as well
+        rows = _anew(rows, erased)
+        known = _known(db, rows)
     # in one order everywhere: two services that add the same posts wait for each other, and must not do so in a circle
-    new = sorted(rows.snapshots)
-    for begin in range(0, len(new), AT_ONCE):
-        asked = SNAPSHOTS.c.snapshot_id.in_(new[begin : begin + AT_ONCE])
-        known = set(db.execute(sa.select(SNAPSHOTS.c.snapshot_id).where(asked)).scalars())
-        _add(db, SNAPSHOTS, [rows.snapshots[name] for name in new[begin : begin + AT_ONCE] if name not in known])
-        images = [rows.images[name] for name in new[begin : begin + AT_ONCE] if name not in known]
-        _add(db, SNAPSHOT_IMAGES, [image for of_one in images for image in of_one])
+    new = sorted(rows.snapshots.keys() - known)
+    _add(db, SNAPSHOTS, [rows.snapshots[name] for name in new])
+    _add(db, SNAPSHOT_IMAGES, [image for name in new for image in rows.images[name]])
     if rows.decisions:  # of nothing, a row of defaults would be made
         db.execute(sa.insert(DECISIONS), rows.decisions)
+
+
+def _known(db: sa.Connection, rows: Rows) -> dict[str, datetime | None]:
+    """When each of the snapshots that are there was erased."""
+    names, found = list(rows.snapshots), dict[str, datetime | None]()
+    for begin in range(0, len(names), AT_ONCE):
+        asked = SNAPSHOTS.c.snapshot_id.in_(names[begin : begin + AT_ONCE])
+        answered = db.execute(sa.select(SNAPSHOTS.c.snapshot_id, SNAPSHOTS.c.erased_at).where(asked))
+        found |= {row.snapshot_id: row.erased_at for row in answered}
+    return found
+
+
+def _anew(rows: Rows, erased: Mapping[str, datetime | None]) -> Rows:
+    """The rows with snapshots in place of erased ones, under ids that are the same for all that was judged after that erasure."""
+    ids = {name: hashlib.sha256(f"{name} after {at}".encode()).hexdigest() for name, at in erased.items()}
+
+    def renamed(row: Row) -> Row:
+        return row | {"snapshot_id": ids.get(row["snapshot_id"], row["snapshot_id"])}
+
+    return Rows(
+        {ids.get(name, name): renamed(row) for name, row in rows.snapshots.items()},
+        {ids.get(name, name): [renamed(image) for image in images] for name, images in rows.images.items()},
+        [renamed(row) for row in rows.decisions],
+    )
 
 
 def _add(db: sa.Connection, table: sa.Table, rows: list[Row]) -> None:
