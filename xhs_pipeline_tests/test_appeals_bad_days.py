@@ -376,3 +376,22 @@ def test_ten_thousand_appeals_of_one_person_over_the_service_are_one(tmp_path: P
             except Refused as refusal:
                 refused[refusal.reason] += 1
         assert refused == {"duplicate": 9_999} and store.events().num_rows == 1
+
+
+def test_a_writer_that_hangs_and_a_server_that_does_not_answer_hold_nobody_up_for_ever(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AppealStore.open(postgres.url(), POLICY, KEY) as store, store.database.engine.connect() as hanging:
+        monkeypatch.setattr("xhs_pipeline.appeals.database.BUSY_SECONDS", 1)
+        hanging.execute(sa.text("LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE"))
+        letting_go = threading.Timer(5, hanging.rollback)
+        letting_go.start()
+        with pytest.raises(StoreError, match="another writer held it for 1 s"):
+            decided(store)
+        letting_go.join()
+        decided(store)
+        monkeypatch.setattr("xhs_pipeline.appeals.database.STATEMENT_SECONDS", 1)
+        with pytest.raises(StoreError, match="the server took over 1 s"), store.database.write(alone=False) as db:
+            db.execute(sa.text("SELECT pg_sleep(5)"))
+        asked = hanging.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert asked["tcp_user_timeout"] == "30000" and asked["keepalives_idle"] == "10"

@@ -15,7 +15,11 @@ import sqlalchemy as sa
 HEAD = "0002"  # the newest step in migrations/versions
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_SECONDS = 30  # how long a writer waits for the ones before it
+STATEMENT_SECONDS = 60  # how long PostgreSQL may take over one statement of a writer, its waiting included
 CONNECT_SECONDS = 10
+SILENT_SECONDS = (
+    30  # after which a server that acknowledges nothing counts as gone, or a dead one would be waited for for ever
+)
 # One writer of events at a time: an id is given and becomes visible before the next one is given, so that a reader that goes on
 # from the largest id it saw misses none. (A sequence alone hands out ids that may commit in another order.)
 # ERASURE is shared by those who log posts and alone held by who erases some: nothing of theirs is committed behind its back.
@@ -47,7 +51,11 @@ class Database:
                 self.url,
                 pool_pre_ping=True,
                 hide_parameters=True,
-                connect_args={"connect_timeout": CONNECT_SECONDS},
+                connect_args={
+                    "connect_timeout": CONNECT_SECONDS,
+                    "tcp_user_timeout": SILENT_SECONDS * 1000,
+                    "keepalives_idle": CONNECT_SECONDS,  # asks one that is silent while an answer is waited for
+                },
             )
         engine = sa.create_engine(self.url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
         sa.event.listen(engine, "connect", _sqlite_settings)
@@ -69,6 +77,11 @@ class Database:
         with self._errors("nothing was written"), self.engine.connect() as connection:
             connection = connection.execution_options(xhs_write=True)
             with connection.begin():
+                if not self.sqlite:
+                    connection.exec_driver_sql(
+                        f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', true), "
+                        f"set_config('statement_timeout', '{STATEMENT_SECONDS}s', true)"
+                    )
                 if alone:
                     self.take(connection, WRITERS)
                 yield connection
@@ -88,7 +101,6 @@ class Database:
     def take(self, connection: sa.Connection, lock: int, shared: bool = False) -> None:
         """Hold a lock until the transaction ends. SQLite has no need of any: its writers come one after another anyway."""
         if not self.sqlite:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
             how = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
             connection.execute(sa.select(how(lock)))
 
@@ -110,6 +122,8 @@ class Database:
     def _remedy(self, said: str) -> str:
         if "locked" in said or "lock timeout" in said:
             return f"another writer held it for {BUSY_SECONDS} s: try again, and end the one that hangs"
+        if "statement timeout" in said:
+            return f"the server took over {STATEMENT_SECONDS} s: lower its load and try again"
         if "full" in said:
             return "make room on the disk and try again"
         if self.sqlite:
@@ -125,6 +139,8 @@ class Database:
                 return
             with self.write(alone=False) as connection:
                 self.take(connection, SCHEMA)
+                if not self.sqlite:
+                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a step may rewrite a large table
                 self._apply_steps(connection)
 
     @contextmanager
