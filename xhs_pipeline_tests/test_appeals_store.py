@@ -18,6 +18,7 @@ from xhs_pipeline.appeals.records import Decision, Filed, Snapshot
 from xhs_pipeline.appeals.rules import REFUSALS, Refused
 from xhs_pipeline.appeals.store import AppealStore, store_url
 from xhs_pipeline.privacy import keyed_hash
+from xhs_pipeline.serve.messages import CaseOut
 from xhs_pipeline_tests.databases import Postgres
 from xhs_pipeline_tests.test_appeals_events import KEY, POLICY, event, lines
 
@@ -180,6 +181,23 @@ def test_the_queue_lists_what_is_open_the_oldest_first_and_goes_on_where_it_was_
     assert store.queue("withdrawn") == []
     with pytest.raises(ValueError, match="state is 'lost'; expected one of filed, sampled, triaged"):
         store.queue("lost")
+
+
+def test_a_queue_read_without_images_says_how_many_there_are_and_reads_none_of_them(store: AppealStore) -> None:
+    post = Snapshot("p", "标题", "正文", (b"one", b"two"), author="wang")
+    case_id = store.file_appeal(store.log_decision(post, Decision("m", "v", "remove", "私域引流")), "wang").case_id
+    read: list[str] = []
+    sa.event.listen(store.database.engine, "before_cursor_execute", lambda *told: read.append(told[2]))
+    [listed] = store.queue(with_images=False)
+    assert not any("snapshot_images.bytes" in statement for statement in read)
+    assert listed.snapshot is not None and listed.snapshot.images == () and listed.snapshot.body == "正文"
+    for whole in (store.case(case_id), *store.queue()):
+        assert whole.snapshot is not None and whole.snapshot.images == (b"one", b"two")
+    assert any("snapshot_images.bytes" in statement for statement in read)
+    shown, out = CaseOut.of(store.case(case_id)), CaseOut.of(listed)
+    assert out.image_count == shown.image_count == 2 and (out.images, len(shown.images)) == ([], 2)
+    store.erase("wang")
+    assert store.case(case_id).image_count == 0
 
 
 def test_a_queue_longer_than_a_page_is_read_to_its_end(store: AppealStore, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(store: AppealStore, options: argparse.Namespace) -> int:
     match options.command:
         case "queue":
-            for view in store.queue(options.state, options.limit, options.after):
+            for view in store.queue(options.state, options.limit, options.after, with_images=False):
                 print(_line(view))
         case "export":
             write = review_files.export_jsonl if options.format == "jsonl" else label_studio.export_tasks

@@ -104,7 +104,8 @@ def in_state(
                 yield case, events
 
 
-def view(db: sa.Connection, case: CaseState, events: Sequence[Mapping[str, Any]]) -> CaseView:
-    """The case with what was judged and decided."""
-    snapshot, decision, at = decisions.read(db, case.decision_id)
-    return CaseView(case.case_id, case.kind, case, snapshot, decision, at, tuple(events))
+def view(db: sa.Connection, case: CaseState, events: Sequence[Mapping[str, Any]], with_images: bool = True) -> CaseView:
+    """The case with what was judged and decided; `with_images` says whether their bytes are read, too."""
+    snapshot, decision, at = decisions.read(db, case.decision_id, with_images)
+    count = decisions.image_count(db, case.decision_id)
+    return CaseView(case.case_id, case.kind, case, snapshot, count, decision, at, tuple(events))

@@ -122,14 +122,25 @@ def author_of(db: sa.Connection, decision_id: str | None) -> str | None:
     return None if found is None else str(found)
 
 
-def read(db: sa.Connection, decision_id: str | None) -> tuple[Snapshot | None, Decision | None, datetime | None]:
+def image_count(db: sa.Connection, decision_id: str | None) -> int:
+    """How many images were judged, 0 where the log does not hold them, or no more."""
+    asked = sa.select(sa.func.count()).select_from(SNAPSHOT_IMAGES)
+    asked = asked.join(DECISIONS, DECISIONS.c.snapshot_id == SNAPSHOT_IMAGES.c.snapshot_id)
+    return int(db.execute(asked.where(DECISIONS.c.decision_id == decision_id)).scalar() or 0)
+
+
+def read(
+    db: sa.Connection, decision_id: str | None, with_images: bool = True
+) -> tuple[Snapshot | None, Decision | None, datetime | None]:
     """What was judged, what was decided and when; None each where the log does not hold it, or no more."""
     row = find(db, decision_id) if decision_id else None
     if row is None:
         return None, None, None
     stored = db.execute(sa.select(SNAPSHOTS).where(SNAPSHOTS.c.snapshot_id == row["snapshot_id"])).one()
-    asked = sa.select(SNAPSHOT_IMAGES.c.bytes).where(SNAPSHOT_IMAGES.c.snapshot_id == row["snapshot_id"])
-    images = tuple(db.execute(asked.order_by(SNAPSHOT_IMAGES.c.position)).scalars())
+    images: tuple[bytes, ...] = ()
+    if with_images:
+        asked = sa.select(SNAPSHOT_IMAGES.c.bytes).where(SNAPSHOT_IMAGES.c.snapshot_id == row["snapshot_id"])
+        images = tuple(db.execute(asked.order_by(SNAPSHOT_IMAGES.c.position)).scalars())
     snapshot = Snapshot(stored.post_id, stored.title, stored.body, images, stored.ocr_text, stored.qr_codes)
     shown = None if stored.erased_at else snapshot
     names = ("model_version", "policy_version", "verdict", "category", "verdict_probs", "category_probs", "source")

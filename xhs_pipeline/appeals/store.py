@@ -273,16 +273,18 @@ class AppealStore:
                 raise Refused("unknown_case")
             return view(db, case_state(events, self.policy), events)
 
-    def queue(self, state: str | None = None, limit: int = 50, after: int | None = None) -> list[CaseView]:
+    def queue(
+        self, state: str | None = None, limit: int = 50, after: int | None = None, with_images: bool = True
+    ) -> list[CaseView]:
         """Up to `limit` cases, the oldest first; those in `state`, or all that are open. `after`: the last one's `cursor`.
 
-        Raises ValueError for a state that there is not.
+        Without images a list of cases costs no more for the megabytes in them; `image_count` tells of them. Raises ValueError for a state that there is not.
         """
         if state is not None and state not in states.STATES:
             raise ValueError(f"state is {state!r}; expected one of {', '.join(states.STATES)}")
         with self.database.read() as db:
             found = islice(in_state(db, state, after or 0, self.policy), limit)
-            return [view(db, case, events) for case, events in found]
+            return [view(db, case, events, with_images) for case, events in found]
 
     def events(self, after: int = 0) -> pa.Table:
         """The events with larger ids than `after`, in order: APPEAL_EVENTS. Going on from the last one seen misses none."""

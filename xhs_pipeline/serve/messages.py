@@ -139,7 +139,7 @@ class CaseOut(BaseModel):
     events: list[EventOut]
 
     @classmethod
-    def of(cls, view: CaseView, with_images: bool) -> "CaseOut":
+    def of(cls, view: CaseView) -> "CaseOut":
         state, post, decision = view.state, view.snapshot, view.decision
         images = post.images if post else ()
         verdict, category = (decision.verdict, decision.category) if decision else state.first
@@ -148,7 +148,7 @@ class CaseOut(BaseModel):
             opened_at=state.opened_at, votes=len(state.votes), disputed=state.disputed,
             decision_id=state.decision_id, post_id=state.post_id,
             title=post.title if post else None, body=post.body if post else None, ocr_text=post.ocr_text if post else None,
-            images=[base64.b64encode(image).decode() for image in images] if with_images else [], image_count=len(images),
+            images=[base64.b64encode(image).decode() for image in images], image_count=view.image_count,
             model_version=decision.model_version if decision else state.model_version,
             policy_version=decision.policy_version if decision else None, verdict=verdict, category=category,
             verdict_probs=dict(decision.verdict_probs) if decision else {},

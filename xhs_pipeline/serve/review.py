@@ -86,18 +86,18 @@ def queue(
 ) -> QueueOut:
     """The oldest open cases, or those in `state`; without their images."""
     try:
-        cases = store.queue(state, limit, after)
+        cases = store.queue(state, limit, after, with_images=False)
     except ValueError as unknown:
         raise Problem(422, "unknown_state", str(unknown).split("; ")[-1]) from None
     more = cases[-1].cursor if len(cases) == limit else None
-    return QueueOut(cases=[CaseOut.of(case, with_images=False) for case in cases], after=more)
+    return QueueOut(cases=[CaseOut.of(case) for case in cases], after=more)
 
 
 @routes.get("/{case_id}")
 def case(case_id: CaseId, reviewer: Reviewer, store: Store) -> CaseOut:
     """One case with everything that a reviewer needs."""
     try:
-        return CaseOut.of(store.case(case_id), with_images=True)
+        return CaseOut.of(store.case(case_id))
     except Refused as refused:
         raise _refusal(refused) from None
 
