@@ -49,7 +49,7 @@ def erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> 
     db.execute(sa.update(EVENTS).where(my_notes).values(note=None))
     for case in waiting:
         add(db, case, policy, at, states.EXPIRED, None, states.SYSTEM)
-    return Erased(**counts, closed=len(waiting))
+    return Erased(counts["snapshots"], counts["images"], counts["notes"], closed=len(waiting))
 
 
 def _count(db: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
