@@ -48,7 +48,7 @@ def test_no_function_behind_the_reviewers_tab_tells_or_does_anything_without_a_r
         for function in behind:
             inputs = [token if i == ids["x-token"] else given.get(i) for i in function["inputs"]]
             status, told = call(demo, f"s{function['id']}", function["id"], inputs)
-            assert status == 200 and "process_completed" in told
+            assert status == 200 and "data" in told
             assert SECRET not in told and case_id not in told
     assert state_of(data, case_id) == before
     opening = next(d for d in behind if len(d["inputs"]) == 1)
@@ -66,6 +66,7 @@ def test_nothing_of_gradio_answers_but_what_the_page_needs(demo: Service, data: 
         assert demo.ask("GET", path).status in (403, 404), path
     for path in (
         "upload",
+        "queue/join",
         "run/judge",
         "call/judge",
         "vibe-edit",
@@ -76,6 +77,15 @@ def test_nothing_of_gradio_answers_but_what_the_page_needs(demo: Service, data: 
         assert demo.ask("POST", f"/gradio_api/{path}", {}).status == 404, path
     policy = demo.ask("GET", "/").headers["content-security-policy"]
     assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
+
+
+def test_a_post_is_answered_within_its_request_so_that_its_bytes_count_until_it_is_judged(demo: Service) -> None:
+    config = demo.ask("GET", "/config").body
+    assert not any(d["queue"] for d in config["dependencies"])
+    ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+    judges = next(d["id"] for d in config["dependencies"] if ids["x-body"] in d["inputs"])
+    assert "x-verdict" in call(demo, "within", judges, ["", "好", "", []])[1]
+    assert demo.ask("GET", "/gradio_api/queue/data?session_hash=within").status == 404
 
 
 def test_what_is_too_much_at_once_is_said_in_chinese_and_the_others_are_judged(demo: Service) -> None:

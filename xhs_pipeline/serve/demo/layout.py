@@ -16,8 +16,9 @@ from xhs_pipeline.serve.judging import Judging
 from xhs_pipeline.serve.limits import MB, Limits
 
 FONT = ("PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "system-ui", "sans-serif")  # no font is fetched
-# no handler is offered as an API: those routes would be a second way into the service
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": None}
+# no handler is offered as an API: those routes would be a second way into the service; without Gradio's queue each is answered
+# within its request, so that the limits on requests hold for as long as their bytes are in memory
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "queue": False}
 
 
 def theme() -> gr.themes.Base:

@@ -17,7 +17,7 @@ from xhs_pipeline.serve.limits import App, Limits, Message, Receive, Scope, Send
 # What a browser that shows the page asks for. Not among it: uploaded and cached files, API descriptions, proxies, run history.
 PAGES = {"/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json"}
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
-CALLS = {"/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/app_id", "/gradio_api/startup-events"}
+CALLS = {"/gradio_api/run/predict", "/gradio_api/app_id", "/gradio_api/startup-events"}
 
 # Gradio's own scripts stand in the page and make functions of text; what this keeps is that nothing is sent anywhere else.
 POLICY = (
