@@ -1,13 +1,18 @@
 """What the demo page gives to those who ask without the page, without a token, too often, or before there is a model."""
 
+import gc
+import hashlib
+import secrets
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from playwright.sync_api import expect, sync_playwright
 
 pytest.importorskip(
@@ -15,7 +20,10 @@ pytest.importorskip(
 )
 
 from xhs_pipeline.appeals.records import Decision, Snapshot
+from xhs_pipeline.serve.auth import REVIEWER, Tokens
 from xhs_pipeline.serve.demo import desk
+from xhs_pipeline.serve.demo.mounted import create_demo
+from xhs_pipeline.serve.limits import Limits
 from xhs_pipeline_tests.demo_page import SECRET, call, demo_data, demo_page, judge, planted, state_of
 from xhs_pipeline_tests.serving import REVIEWERS, STARTS_WITHIN, Service, open_store, serving
 
@@ -86,6 +94,44 @@ def test_a_post_is_answered_within_its_request_so_that_its_bytes_count_until_it_
     judges = next(d["id"] for d in config["dependencies"] if ids["x-body"] in d["inputs"])
     assert "x-verdict" in call(demo, "within", judges, ["", "好", "", []])[1]
     assert demo.ask("GET", "/gradio_api/queue/data?session_hash=within").status == 404
+
+
+def test_of_what_was_sent_nothing_is_left_in_memory_once_it_is_answered(tmp_path: Path) -> None:
+    raw, token = secrets.token_hex(16), secrets.token_hex(16)
+    tokens = Tokens({REVIEWER: {hashlib.sha256(token.encode()).digest(): "han"}})
+    with open_store(tmp_path) as store, TestClient(create_demo(tmp_path, store, tokens, Limits())) as client:
+        config = client.get("/config").json()
+        ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+        sent = {ids["x-body"]: raw, ids["x-title"]: raw, ids["x-pictures"]: [raw], ids["x-token"]: token}
+        sent |= {ids["x-note"]: raw, ids["x-appeal-note"]: raw}
+        answers = [
+            client.post(
+                "/gradio_api/run/predict",
+                json={"data": [sent.get(i) for i in d["inputs"]], "fn_index": d["id"], "session_hash": "s"},
+            ).status_code
+            for d in config["dependencies"]
+        ]
+        assert set(answers) == {200}
+        sent.clear()
+        assert [type(kept) for kept in holders(raw) + holders(token)] == []
+
+
+def holders(text: str) -> list[Any]:
+    """Every dictionary, list and tuple of this process that holds this text, but those of the callers."""
+    gc.collect()
+    found = []
+    for thing in gc.get_objects():
+        if type(thing) in (dict, list, tuple):  # other kinds may forbid to be looked into
+            held = list(thing.values()) if type(thing) is dict else thing
+            if any(type(value) is str and text in value for value in held):
+                found.append(thing)
+    return found
+
+
+def test_pages_that_stay_open_hold_no_request_that_others_need(demo: Service) -> None:
+    assert demo.ask("GET", "/config").body["connect_heartbeat"] is False
+    assert demo.ask("GET", "/gradio_api/heartbeat/x").status == 404
+    assert demo.ask("GET", "/gradio_api/queue/data?session_hash=x").status == 404
 
 
 def test_what_is_too_much_at_once_is_said_in_chinese_and_the_others_are_judged(demo: Service) -> None:

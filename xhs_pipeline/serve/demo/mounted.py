@@ -16,7 +16,7 @@ from xhs_pipeline.serve.limits import App, Limits, Message, Receive, Scope, Send
 
 # What a browser that shows the page asks for. Not among it: uploaded and cached files, API descriptions, proxies, run history.
 PAGES = {"/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json"}
-FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+FOLDERS = ("/assets/", "/static/", "/svelte/")
 CALLS = {"/gradio_api/run/predict", "/gradio_api/app_id", "/gradio_api/startup-events"}
 
 # Gradio's own scripts stand in the page and make functions of text; what this keeps is that nothing is sent anywhere else.
@@ -37,6 +37,7 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
     import gradio as gr
 
     from xhs_pipeline.serve.demo.layout import page, theme
+    from xhs_pipeline.serve.demo.sessions import Sessions
 
     def is_client(name: str, token: str) -> bool:
         return tokens.who(token) == (CLIENT, name)
@@ -52,7 +53,11 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
         enable_monitoring=False, pwa=False, **settings,
     )  # fmt: skip
     mounted = next(route for route in reversed(app.router.routes) if isinstance(route, Mount))
-    mounted.app = Gate(mounted.app)
+    gradio: Any = mounted.app
+    gradio.state_holder = Sessions(gradio.blocks)
+    # a heartbeat would hold a connection for every open page, and with it one of the requests that are answered at once
+    gradio.blocks.config["connect_heartbeat"] = False
+    mounted.app = Gate(gradio)
     return app
 
 
