@@ -1,15 +1,17 @@
 """What the demo page gives to those who ask without the page, without a token, too often, or before there is a model."""
 
+import asyncio
 import gc
 import hashlib
 import secrets
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,9 +22,12 @@ pytest.importorskip(
 )
 
 from xhs_pipeline.appeals.records import Decision, Snapshot
+from xhs_pipeline.appeals.store import AppealStore
+from xhs_pipeline.appeals.tables import DECISIONS, EVENTS
 from xhs_pipeline.serve.auth import REVIEWER, Tokens
 from xhs_pipeline.serve.demo import desk
 from xhs_pipeline.serve.demo.mounted import create_demo
+from xhs_pipeline.serve.demo.review import Review
 from xhs_pipeline.serve.limits import Limits
 from xhs_pipeline_tests.demo_page import SECRET, call, demo_data, demo_page, judge, planted, state_of
 from xhs_pipeline_tests.serving import REVIEWERS, STARTS_WITHIN, Service, open_store, serving
@@ -190,3 +195,49 @@ def test_an_appellant_appeals_once_and_reads_why_not_twice(data: Path) -> None:
         told, taken = desk.appeal(store, decision_id, "me", "")
         assert not taken and "申诉没有受理：您已对这条决定提出过申诉" in told
         assert "找不到这条审核决定" in desk.appeal(store, None, "me", "")[0]
+
+
+class LosesItsTables(AppealStore):
+    """A store whose table of events cannot be read from right after a vote on."""
+
+    def vote(self, *vote: Any) -> Any:
+        state = super().vote(*vote)
+        rename(self, EVENTS.name, "gone")
+        return state
+
+
+def rename(store: AppealStore, table: str, to: str) -> None:
+    with sqlite3.connect(str(store.database.url.database)) as db:
+        db.execute(f"ALTER TABLE {table} RENAME TO {to}")
+    db.close()
+
+
+def test_an_action_that_took_effect_is_not_called_off_when_only_the_reading_afterwards_fails(data: Path) -> None:
+    case_id = planted(data, "投票之后读不出来的帖子", appellant="unread")
+    tokens = Tokens({REVIEWER: {hashlib.sha256(b"han").digest(): "han"}})
+    with open_store(data) as opened:
+        store = LosesItsTables(opened.database, opened.policy, opened._key, opened.clock)
+        made = Review(store, tokens).vote("han", case_id, "pass", None, "")
+        rename(store, "gone", EVENTS.name)
+    assert made.allowed and "已投票" in made.notice and "已经生效" in made.notice and "没有生效" not in made.notice
+    assert state_of(data, case_id).state == "overturned"
+
+
+def test_a_decision_is_shown_with_its_number_when_only_its_post_cannot_be_read(data: Path) -> None:
+    removed = Decision("v1", "p", "remove", "私域引流", {"remove": 1.0}, {"私域引流": 1.0})
+    with open_store(data) as store:
+        decision_id = store.log_decision(Snapshot("unread", "标题", "记录之后读不出来"), removed)
+        answer = vars(removed) | {
+            "decision_id": decision_id, "confidence": 1.0, "calibrated": True, "expected_cost": 0.0,
+            "identifiers": ["手机号"], "images_left_out": {},
+        }  # fmt: skip
+
+        class Logged:
+            async def judge(self, posts: Any) -> list[dict[str, Any]]:
+                return [answer]
+
+        rename(store, DECISIONS.name, "gone")
+        made = asyncio.run(desk.judge(cast(Any, Logged()), store, Limits(), "", "好", "", []))
+        rename(store, "gone", DECISIONS.name)
+    assert made.decision_id == decision_id and decision_id in made.html
+    assert "决定已经记录" in made.html and "没有生效" not in made.html
