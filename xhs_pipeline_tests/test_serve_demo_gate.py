@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.appeals.tables import DECISIONS, EVENTS
 from xhs_pipeline.serve.auth import REVIEWER, Tokens
-from xhs_pipeline.serve.demo import desk
+from xhs_pipeline.serve.demo import desk, render
 from xhs_pipeline.serve.demo.mounted import create_demo
 from xhs_pipeline.serve.demo.review import Review
 from xhs_pipeline.serve.limits import Limits
@@ -241,3 +242,14 @@ def test_a_decision_is_shown_with_its_number_when_only_its_post_cannot_be_read(d
         rename(store, "gone", DECISIONS.name)
     assert made.decision_id == decision_id and decision_id in made.html
     assert "决定已经记录" in made.html and "没有生效" not in made.html
+
+
+def test_a_case_whose_author_had_it_erased_says_so(data: Path) -> None:
+    with open_store(data) as store:
+        removed = Decision("v1", "p", "remove", "私域引流")
+        decision_id = store.log_decision(Snapshot("erased", "标题", "作者要求删除的帖子", author="gone"), removed)
+        case_id = store.file_appeal(decision_id, "gone", "").case_id
+        store.erase("gone")
+        view = store.case(case_id)
+    assert view.snapshot is None and "帖子已应作者要求删除" in render.case_post(view)
+    assert "来自导入的文件" in render.case_post(replace(view, decision=None))

@@ -94,7 +94,10 @@ def case_post(view: CaseView) -> str:
     """The post of a case as it was judged, and what the appellant says."""
     note = next((event["note"] for event in view.events if event["kind"] == states.FILED and event["note"]), None)
     post = _post(view.snapshot) if view.snapshot else None
-    return _template().case_post(post=post, note=pieces(note) if note else [], kind=words.KINDS[view.kind])  # type: ignore[no-any-return]
+    erased = view.snapshot is None and view.decision is not None  # a file brings neither
+    return _template().case_post(  # type: ignore[no-any-return]
+        post=post, erased=erased, note=pieces(note) if note else [], kind=words.KINDS[view.kind]
+    )
 
 
 def case_answer(view: CaseView, policy: Policy) -> str:
