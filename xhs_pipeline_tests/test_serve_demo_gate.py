@@ -25,7 +25,7 @@ pytest.importorskip(
 from xhs_pipeline.appeals.records import Decision, Snapshot
 from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.appeals.tables import DECISIONS, EVENTS
-from xhs_pipeline.serve.auth import REVIEWER, Tokens
+from xhs_pipeline.serve.auth import CLIENT, REVIEWER, Tokens
 from xhs_pipeline.serve.demo import desk, render
 from xhs_pipeline.serve.demo.mounted import create_demo
 from xhs_pipeline.serve.demo.review import Review
@@ -253,3 +253,26 @@ def test_a_case_whose_author_had_it_erased_says_so(data: Path) -> None:
         view = store.case(case_id)
     assert view.snapshot is None and "帖子已应作者要求删除" in render.case_post(view)
     assert "来自导入的文件" in render.case_post(replace(view, decision=None))
+
+
+def test_reviewers_log_in_with_their_own_token_and_can_review_but_not_judge_or_appeal(tmp_path: Path) -> None:
+    given = {"app": (CLIENT, secrets.token_hex(16)), "han": (REVIEWER, secrets.token_hex(16))}
+    tokens = Tokens({role: {hashlib.sha256(t.encode()).digest(): name} for name, (role, t) in given.items()})
+    told = {}
+    with open_store(tmp_path) as store:
+        for name, (_, token) in given.items():
+            with TestClient(create_demo(tmp_path, store, tokens, Limits()), base_url="https://testserver") as client:
+                assert (
+                    client.post("/login", data={"username": name, "password": given["app"][1][:-1]}).status_code == 400
+                )
+                assert client.post("/login", data={"username": name, "password": token}).status_code == 200
+                config = client.get("/config").json()
+                ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+                for field in ("x-title", "x-appeal-note", "x-token"):
+                    called = next(d for d in config["dependencies"] if ids[field] in d["inputs"])
+                    sent = [given["han"][1] if i == ids["x-token"] else "" for i in called["inputs"]]
+                    asked = {"data": sent, "fn_index": called["id"], "session_hash": "s"}
+                    told[name, field] = client.post("/gradio_api/run/predict", json=asked).json()["data"][0]
+    assert "han：没有等您复核的案件" in told["han", "x-token"]
+    for field in ("x-title", "x-appeal-note"):
+        assert "只能复核" in told["han", field] and "只能复核" not in told["app", field]

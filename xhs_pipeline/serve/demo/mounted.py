@@ -10,7 +10,7 @@ from starlette.routing import Mount
 
 from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.serve.app import create_app
-from xhs_pipeline.serve.auth import CLIENT, Tokens
+from xhs_pipeline.serve.auth import CLIENT, REVIEWER, Tokens
 from xhs_pipeline.serve.demo.render import part
 from xhs_pipeline.serve.limits import App, Limits, Message, Receive, Scope, Send
 
@@ -30,7 +30,7 @@ HEADERS = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b
 def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) -> FastAPI:
     """The service over a data folder as `create_app` makes it, with the demo page at /; `store` stays the caller's to close.
 
-    Where clients need a token, the page asks for name and token before anything else.
+    Where clients need a token, the page asks for name and token, a client's or a reviewer's, before anything else.
     """
     # read when it is imported; it wants a folder, where nothing is put, and its usual one in /tmp may be another user's
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(data / ".demo")}
@@ -39,13 +39,16 @@ def create_demo(data: Path, store: AppealStore, tokens: Tokens, limits: Limits) 
     from xhs_pipeline.serve.demo.layout import page, theme
     from xhs_pipeline.serve.demo.sessions import Sessions
 
-    def is_client(name: str, token: str) -> bool:
-        return tokens.who(token) == (CLIENT, name)
+    clients = tokens.of_role.get(CLIENT, {}).values()
+
+    def may_enter(name: str, token: str) -> bool:
+        """Afterwards the name alone tells a client, so a reviewer who is called as one must enter as that client."""
+        return tokens.who(token) == (CLIENT, name) or (name not in clients and tokens.who(token) == (REVIEWER, name))
 
     app = create_app(data, store, tokens, limits)
     settings: dict[str, Any] = {
-        "auth": is_client if tokens.on(CLIENT) else None,
-        "auth_message": "请用 XHS_CLIENT_TOKENS 里的姓名和令牌登录。",
+        "auth": may_enter if tokens.on(CLIENT) else None,
+        "auth_message": "请用 XHS_CLIENT_TOKENS 或 XHS_REVIEWER_TOKENS 里的姓名和令牌登录；后者只能复核。",
     }
     gr.mount_gradio_app(
         app, page(lambda: app.state.judging, store, tokens, limits), path="/", theme=theme(), css=part("page.css"),
