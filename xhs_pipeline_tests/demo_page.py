@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from PIL import Image
 from PIL.ExifTags import IFD
@@ -152,19 +151,12 @@ def choose(tab: Page, case_id: str) -> None:
 
 
 def call(demo: Service, session: str, number: int, inputs: list[Any], cookie: str = "") -> tuple[int, str]:
-    """What a function of the page gives to somebody who asks without the page: HTTP status of the asking, and all that is told."""
+    """What a function of the page gives to somebody who asks without the page: HTTP status, and all that is told."""
     connection = HTTPConnection("127.0.0.1", demo.port, timeout=STARTS_WITHIN)
     headers = {"Content-Type": "application/json"} | ({"Cookie": cookie} if cookie else {})
     asked = {"data": inputs, "fn_index": number, "session_hash": session, "trigger_id": None, "event_data": None}
-    connection.request("POST", "/gradio_api/queue/join", json.dumps(asked), headers)
+    connection.request("POST", "/gradio_api/run/predict", json.dumps(asked), headers)
     answer = connection.getresponse()
-    status, _ = answer.status, answer.read()
-    told = ""
-    if status == 200:
-        connection.request("GET", f"/gradio_api/queue/data?{urlencode({'session_hash': session})}", headers=headers)
-        stream = connection.getresponse()
-        while (line := stream.readline().decode()) and "process_completed" not in line:
-            told += line
-        told += line
+    status, told = answer.status, answer.read().decode()
     connection.close()
     return status, told

@@ -75,12 +75,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.command == "demo":
         from xhs_pipeline.serve.demo.mounted import create_demo as create
-
-        grace = 3  # open pages keep a connection for ever
     else:
         from xhs_pipeline.serve.app import create_app as create
-
-        grace = int(options.request_seconds) + 5
     limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
     tokens = Tokens.from_environment()
     if not _loopback(options.host) and not tokens.on(CLIENT):
@@ -93,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
             port=options.port,
             access_log=False,
             log_config=LOGGING,
-            timeout_graceful_shutdown=grace,
+            timeout_graceful_shutdown=int(options.request_seconds) + 5,
         )
     return 0
 

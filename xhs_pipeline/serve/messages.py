@@ -114,7 +114,8 @@ class EventOut(BaseModel):
 
 
 class CaseOut(BaseModel):
-    """A case as a reviewer needs it. Of cases that a file brought, what was judged and decided is null."""
+    """A case as a reviewer needs it. Of cases that a file brought, what was judged and decided is null; of one whose author had it
+    erased, what was judged alone."""
 
     case_id: str
     kind: str

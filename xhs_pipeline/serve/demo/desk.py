@@ -45,8 +45,9 @@ async def judge(
         return Judged(render.message(words.not_judged(answer["error"]), "bad"))
     try:
         post = await asyncio.to_thread(_as_judged, store, answer["decision_id"])
-    except StoreError as error:
-        return Judged(_failure(error, limits))
+    except StoreError as error:  # the decision stands, and can be appealed against
+        log.error("%s", error)
+        post = None
     may_appeal = answer["verdict"] != store.policy.pass_verdict
     html = render.judged(answer, post, len(sent.images), store.policy)
     return Judged(html, answer["decision_id"] if may_appeal else None)

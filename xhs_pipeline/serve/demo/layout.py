@@ -9,15 +9,16 @@ import gradio as gr
 from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.fields import MAX_IMAGES
-from xhs_pipeline.serve.auth import REVIEWER, Tokens
+from xhs_pipeline.serve.auth import CLIENT, REVIEWER, Tokens
 from xhs_pipeline.serve.demo import desk, render, words
 from xhs_pipeline.serve.demo.review import Desk, Review
 from xhs_pipeline.serve.judging import Judging
 from xhs_pipeline.serve.limits import MB, Limits
 
 FONT = ("PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "system-ui", "sans-serif")  # no font is fetched
-# no handler is offered as an API: those routes would be a second way into the service
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": None}
+# no handler is offered as an API: those routes would be a second way into the service; without Gradio's queue each is answered
+# within its request, so that the limits on requests hold for as long as their bytes are in memory
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "queue": False}
 
 
 def theme() -> gr.themes.Base:
@@ -30,13 +31,13 @@ def page(judging: Callable[[], Judging], store: AppealStore, tokens: Tokens, lim
         gr.HTML('<h1 class="x-h1">内容审核演示</h1>', apply_default_css=False)
         with gr.Tabs(elem_id="x-tabs"):
             with gr.Tab("判定与申诉", id="judge"):
-                _judge_tab(judging, store, limits)
+                _judge_tab(judging, store, tokens, limits)
             with gr.Tab("复核", id="review"):
                 _review_tab(Review(store, tokens), store.policy, tokens.on(REVIEWER))
     return blocks
 
 
-def _judge_tab(judging: Callable[[], Judging], store: AppealStore, limits: Limits) -> None:
+def _judge_tab(judging: Callable[[], Judging], store: AppealStore, tokens: Tokens, limits: Limits) -> None:
     decision, appellant = gr.State(None), gr.State(None)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
@@ -56,11 +57,19 @@ def _judge_tab(judging: Callable[[], Judging], store: AppealStore, limits: Limit
                 appeal = gr.Button("申诉", elem_id="x-appeal")
             told = _html("", "x-appeal-told")
 
-    async def judge(title: str, body: str, post_id: str, images: Any) -> tuple[Any, ...]:
+    def barred(request: gr.Request) -> bool:
+        """Whether somebody is logged in as a reviewer."""
+        return tokens.on(CLIENT) and request.username not in tokens.of_role[CLIENT].values()
+
+    async def judge(title: str, body: str, post_id: str, images: Any, request: gr.Request) -> tuple[Any, ...]:
+        if barred(request):
+            return render.message(words.CLIENTS_ONLY, "bad"), None, gr.update(visible=False), "", ""
         made = await desk.judge(judging(), store, limits, title, body, post_id, images)
         return made.html, made.decision_id, gr.update(visible=made.decision_id is not None), "", ""
 
     def file_appeal(decision_id: str | None, known: str | None, note: str, request: gr.Request) -> tuple[Any, ...]:
+        if barred(request):
+            return render.message(words.CLIENTS_ONLY, "bad"), known, gr.skip()
         who = request.username or known or f"demo-{secrets.token_hex(16)}"
         said, taken = desk.appeal(store, decision_id, who, note)
         return said, who, gr.update(visible=not taken)

@@ -72,9 +72,9 @@ def tone(verdict: str | None, policy: Policy) -> str:
     return "open" if verdict == policy.verdict_ids[-1] else "bad"
 
 
-def judged(answer: Mapping[str, Any], post: Snapshot, sent_images: int, policy: Policy) -> str:
-    """What was decided of a post that somebody pasted, and on what."""
-    texts = [post.title, post.body, post.ocr_text or ""]
+def judged(answer: Mapping[str, Any], post: Snapshot | None, sent_images: int, policy: Policy) -> str:
+    """What was decided of a post that somebody pasted, and on what; without `post`, that it cannot be read just now."""
+    texts = [post.title, post.body, post.ocr_text or ""] if post else []
     put_in = Counter(found.group()[1:-1] for text in texts for found in PLACEHOLDER.finditer(text))
     lost = answer["images_left_out"]
     return _template().judged(  # type: ignore[no-any-return]
@@ -82,10 +82,11 @@ def judged(answer: Mapping[str, Any], post: Snapshot, sent_images: int, policy: 
         verdict=policy.label(answer["verdict"]),
         tone=tone(answer["verdict"], policy),
         bars=_bars(answer, policy),
-        post=_post(post),
+        post=_post(post) if post else None,
+        unreadable=words.UNREADABLE_POST,
         identifiers=[(kind, put_in[kind]) for kind in answer["identifiers"]],
         left_out=[(words.left_out(reason), count) for reason, count in lost.items()],
-        unseen=sent_images - sum(lost.values()) - len(post.images),
+        unseen=sent_images - sum(lost.values()) - len(post.images) if post else 0,
     )
 
 
@@ -93,7 +94,10 @@ def case_post(view: CaseView) -> str:
     """The post of a case as it was judged, and what the appellant says."""
     note = next((event["note"] for event in view.events if event["kind"] == states.FILED and event["note"]), None)
     post = _post(view.snapshot) if view.snapshot else None
-    return _template().case_post(post=post, note=pieces(note) if note else [], kind=words.KINDS[view.kind])  # type: ignore[no-any-return]
+    erased = view.snapshot is None and view.decision is not None  # a file brings neither
+    return _template().case_post(  # type: ignore[no-any-return]
+        post=post, erased=erased, note=pieces(note) if note else [], kind=words.KINDS[view.kind]
+    )
 
 
 def case_answer(view: CaseView, policy: Policy) -> str:

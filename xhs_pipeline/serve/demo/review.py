@@ -53,7 +53,7 @@ class Review:
 
         def act(who: str) -> Desk:
             state = self._store.triage(case_id or "", who, note or "")
-            return self._desk(who, case_id, _done(state, "已分诊", self._store.policy))
+            return self._after_act(who, case_id, _done(state, "已分诊", self._store.policy))
 
         return self._as_reviewer(token, act, case_id)
 
@@ -68,7 +68,7 @@ class Review:
                 return self._refused(who, case_id, f"还没有选择{missing}。" if case_id else "没有打开的案件。")
             before = self._waiting(who, self._cases(who))
             state = self._store.vote(case_id, who, verdict, said, note or "")
-            return self._desk(who, _after(before, case_id), _done(state, "已投票", policy))
+            return self._after_act(who, _after(before, case_id), _done(state, "已投票", policy))
 
         return self._as_reviewer(token, act, case_id)
 
@@ -88,6 +88,14 @@ class Review:
         except StoreError as error:
             log.error("%s", error)
             return Desk(render.message(words.NO_STORE, "bad"), allowed=True)
+
+    def _after_act(self, who: str, case_id: str | None, done: str) -> Desk:
+        """The queue after an action, which stands even where the queue cannot be read again."""
+        try:
+            return self._desk(who, case_id, done)
+        except StoreError as error:
+            log.error("%s", error)
+            return Desk(done + render.message(words.UNREADABLE, "bad"), allowed=True)
 
     def _refused(self, who: str, case_id: str | None, why: str) -> Desk:
         return replace(self._desk(who, case_id, render.message(why, "bad")), fresh=False)

@@ -62,6 +62,9 @@ NO_MODEL = (
     "评估报告的门槛没有通过的模型不会发布（自带的样本就是如此）；只想试用，README 的 The loop, once around 一节有办法。"
 )
 NO_STORE = "申诉库暂时不能用，刚才的操作没有生效。请稍后再试；原因见服务日志。"
+CLIENTS_ONLY = "您以审核员身份登录，只能复核。判定和申诉请用 XHS_CLIENT_TOKENS 里的姓名和令牌登录。"
+UNREADABLE = "刚才的操作已经生效，但案件列表现在读不出来。请稍后按“刷新”；原因见服务日志。"
+UNREADABLE_POST = "决定已经记录，但送去判定的帖子现在读不出来；原因见服务日志。"
 FAILED = "模型出错了，没有得出决定。请稍后再试；原因见服务日志。"
 REVIEW_OFF = (
     "复核没有开启：还没有审核员令牌。每人生成一个令牌：python -c 'import secrets; print(secrets.token_urlsafe(32))'，"
