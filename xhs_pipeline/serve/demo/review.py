@@ -104,16 +104,14 @@ class Review:
         policy, now, cases = self._store.policy, datetime.now(UTC), self._cases(who)
         lines = tuple((render.case_line(view, policy, now, self._voted(who, view)), view.case_id) for view in cases)
         wanted = case_id or next(iter([*self._waiting(who, cases), *(view.case_id for view in cases)]), None)
-        view = next((view for view in cases if view.case_id == wanted), None)
-        if view is None and wanted:
-            view = self._store.case(wanted)
+        view = self._store.case(wanted) if wanted else None
         return Desk(notice or render.message(_summary(who, len(cases))), True, lines, view)
 
     def _cases(self, who: str) -> list[CaseView]:
         """The oldest open cases that this reviewer can still move: those without their vote, and those in dispute."""
         found: list[CaseView] = []
         after = None
-        while len(found) < QUEUE and (page := self._store.queue(limit=QUEUE, after=after)):
+        while len(found) < QUEUE and (page := self._store.queue(limit=QUEUE, after=after, with_images=False)):
             found += [view for view in page if not self._voted(who, view) or view.state.disputed]
             after = page[-1].cursor
         return found[:QUEUE]
