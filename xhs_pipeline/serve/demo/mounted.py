@@ -19,7 +19,7 @@ PAGES = {"/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/ma
 FOLDERS = ("/assets/", "/static/", "/svelte/")
 CALLS = {"/gradio_api/run/predict", "/gradio_api/app_id", "/gradio_api/startup-events"}
 
-# Gradio's own scripts stand in the page and make functions of text; what this keeps is that nothing is sent anywhere else.
+# Gradio's own scripts stand in the page and make functions of text; what this keeps is that the page loads and posts nothing elsewhere.
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data: blob:; font-src 'self' data:; base-uri 'self'; "
     "form-action 'self'; object-src 'none'; frame-ancestors 'none'"
