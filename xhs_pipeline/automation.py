@@ -42,7 +42,7 @@ def weekly_retrain(
     context: dg.ScheduleEvaluationContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
 ) -> dg.RunRequest | dg.SkipReason:
     from xhs_pipeline.posts.sources import SourceMissing
-    from xhs_pipeline.privacy import keyed_hash, load_hmac_key
+    from xhs_pipeline.privacy import key_fingerprint, load_hmac_key
     from xhs_pipeline.staleness import Now, changes
 
     # in Shanghai, where weeks begin: in UTC this tick is still on Sunday
@@ -54,7 +54,7 @@ def weekly_retrain(
         workspace.load_source(),
         load_policy(),
         profile.resolve(),
-        keyed_hash(load_hmac_key(workspace.root), "fingerprint"),
+        key_fingerprint(load_hmac_key(workspace.root)),
         {key.to_user_string(): assets.get(key).code_version for key in assets.get_all_asset_keys()},
     )
     try:

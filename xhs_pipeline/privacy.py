@@ -43,3 +43,8 @@ def keyed_hash(key: bytes, value: str) -> str:
     """HMAC-SHA256 of the NFKC form of `value`, the first 32 hex digits (128 bits)."""
     text = unicodedata.normalize("NFKC", value).strip()
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def key_fingerprint(key: bytes) -> str:
+    """Names the key without giving it away: what was hashed with another one cannot be compared."""
+    return keyed_hash(key, "fingerprint")

@@ -34,6 +34,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres").url())
 
 
+@pytest.fixture(scope="module")  # not of the session: where one is open, asyncio.run refuses to
+def browser() -> Iterator[Any]:
+    from xhs_pipeline_tests.browsers import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def small_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sharegpt_splits folder of 96 synthetic posts."""

@@ -3,8 +3,6 @@
 import copy
 import io
 import re
-import shutil
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from xhs_pipeline.judgement import page, report
 from xhs_pipeline.judgement.figures import figure
@@ -21,7 +19,6 @@ from xhs_pipeline_tests.reports import build, context, example, full, jpeg, part
 from xhs_pipeline_tests.test_judgement_metrics import POLICY, frame
 from xhs_pipeline_tests.test_judgement_report import BETTER, MIDDLING, TRUTH
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENS = {1280: 800, 390: 844}
 HOSTILE = (
     "</article></main><script>window.acted=1</script><img src=x onerror='window.acted=2'><svg onload=window.acted=3>"
@@ -202,16 +199,6 @@ def test_the_same_report_makes_the_same_bytes() -> None:
 
 
 # in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine; the page is not opened in a browser")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

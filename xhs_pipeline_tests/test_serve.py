@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 import threading
 import zlib
 from collections.abc import Iterator
@@ -13,14 +12,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from xhs_pipeline.appeals.tables import DECISIONS, SNAPSHOT_IMAGES, SNAPSHOTS
 from xhs_pipeline.judge.batch import judge_file
+from xhs_pipeline_tests.browsers import chromium
 from xhs_pipeline_tests.serving import REVIEW_ON, REVIEWERS, Service, add_model, open_store, put_in_use, serving
 from xhs_pipeline_tests.small import POLICY, jpeg, jsonl
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECRET = "只有这条帖子才有的字句甲乙丙丁"
 HAN, MEI = REVIEWERS["han"], REVIEWERS["mei"]
 
@@ -272,13 +270,10 @@ def test_the_documentation_lists_every_route(service: Service) -> None:
 
 
 def test_the_documentation_is_shown_in_a_browser_that_reaches_nothing_but_the_service(service: Service) -> None:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine; the documentation is not opened in a browser")
     here = f"http://127.0.0.1:{service.port}/"
     asked: list[str] = []
     problems: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         tab = browser.new_page()
         tab.on("request", lambda request: asked.append(request.url))
         tab.on("requestfailed", lambda request: problems.append(request.url))
@@ -286,7 +281,6 @@ def test_the_documentation_is_shown_in_a_browser_that_reaches_nothing_but_the_se
         tab.goto(f"{here}docs")
         tab.wait_for_selector("#operations-default-judge_judge_post")
         shown = tab.locator(".opblock-summary-path").all_inner_texts()
-        browser.close()
     assert {"/judge", "/judge/batch", "/appeals", "/health"} <= {path.replace("\u200b", "") for path in shown}
     assert problems == [] and [url for url in asked if not url.startswith((here, "data:"))] == []
     assert any(url.endswith(".js") for url in asked) and any(url.endswith(".css") for url in asked)

@@ -1,13 +1,12 @@
 """The demo page as its users meet it: a real process over a real data folder, in a real browser, up to the sensor that reads it."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 pytest.importorskip(
     "gradio", reason="gradio is not installed, so the demo page is not tested: pip install -e '.[demo]'"
@@ -33,7 +32,6 @@ from xhs_pipeline_tests.demo_page import (
 from xhs_pipeline_tests.serving import REVIEWERS, Service, open_store
 from xhs_pipeline_tests.small import POLICY, jpeg
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDED, AUDITS = POLICY.appeals["min_adjudicated"], POLICY.appeals["min_audit"]
 
 
@@ -46,16 +44,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, untrained_model: Path) -> Pat
 def demo(data: Path) -> Iterator[Service]:
     with demo_page(data) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine; the page is not opened in a browser")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

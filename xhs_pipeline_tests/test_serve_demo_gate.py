@@ -4,7 +4,6 @@ import asyncio
 import gc
 import hashlib
 import secrets
-import shutil
 import signal
 import sqlite3
 import time
@@ -16,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 pytest.importorskip(
     "gradio", reason="gradio is not installed, so the demo page is not tested: pip install -e '.[demo]'"
@@ -30,10 +29,9 @@ from xhs_pipeline.serve.demo import desk, render
 from xhs_pipeline.serve.demo.mounted import create_demo
 from xhs_pipeline.serve.demo.review import Review
 from xhs_pipeline.serve.limits import Limits
+from xhs_pipeline_tests.browsers import chromium
 from xhs_pipeline_tests.demo_page import SECRET, call, demo_data, demo_page, judge, planted, state_of
 from xhs_pipeline_tests.serving import REVIEWERS, STARTS_WITHIN, Service, open_store, serving
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -154,19 +152,17 @@ def test_what_is_too_much_at_once_is_said_in_chinese_and_the_others_are_judged(d
 def test_without_reviewers_or_a_model_the_page_says_how_to_mend_it_and_clients_with_tokens_log_in(
     tmp_path: Path,
 ) -> None:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine; the page is not opened in a browser")
     data = tmp_path / "data"
     data.mkdir()
     token = "client-token-of-more-than-16-characters"
     with (
         serving(data, environment={"XHS_CLIENT_TOKENS": f"app={token}"}, command="demo") as demo,
-        sync_playwright() as played,
+        chromium() as browser,
     ):
         config = demo.ask("GET", "/config")
         assert config.status == 401 and "app" not in str(config.body.get("components"))
         assert call(demo, "s", 0, ["", "好", "", []])[0] == 401
-        tab = played.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page(locale="zh-CN")
+        tab = browser.new_page(locale="zh-CN")
         tab.set_default_timeout(STARTS_WITHIN * 1000)
         tab.goto(f"http://127.0.0.1:{demo.port}/")
         for given in ("wrong-token-of-more-than-16-characters", token):

@@ -18,7 +18,7 @@ BUSY_SECONDS = 30  # how long a writer waits for the ones before it
 STATEMENT_SECONDS = 60  # how long PostgreSQL may take over one statement of a writer, its waiting included
 CONNECT_SECONDS = 10
 SILENT_SECONDS = (
-    30  # after which a server that acknowledges nothing counts as gone, or a dead one would be waited for for ever
+    30  # after which a server that acknowledges nothing counts as gone: a dead one would be waited for for ever
 )
 # One writer of events at a time: an id is given and becomes visible before the next one is given, so that a reader that goes on
 # from the largest id it saw misses none. (A sequence alone hands out ids that may commit in another order.)

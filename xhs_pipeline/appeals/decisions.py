@@ -57,9 +57,7 @@ def rows_of(pairs: Sequence[tuple[Snapshot, Decision]], at: datetime, hash_of: H
 def insert(db: sa.Connection, rows: Rows) -> None:
     """Add decisions, and those of their snapshots that are new. A post that was erased and is judged again has a new one."""
     known = _known(db, rows)
-    while erased := {
-        name: at for name, at in known.items() if at
-    }:  # again, since the new one may have been erased as well
+    while erased := {name: at for name, at in known.items() if at}:  # the new one may have been erased as well
         rows = _anew(rows, erased)
         known = _known(db, rows)
     # in one order everywhere: two services that add the same posts wait for each other, and must not do so in a circle

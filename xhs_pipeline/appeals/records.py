@@ -78,7 +78,8 @@ class Filed:
 class CaseView:
     """A case as a reviewer needs it. snapshot and decision are None for cases of a file, which brings neither.
 
-    image_count: how many the snapshot has, where it was read without them, too. `cursor` is what `queue(after=...)` goes on from. `events` are rows of the table, notes included, the oldest first.
+    image_count: how many the snapshot has, where it was read without them, too. `cursor` is what `queue(after=...)` goes on from.
+    `events` are rows of the table, notes included, the oldest first.
     """
 
     case_id: str

@@ -278,7 +278,8 @@ class AppealStore:
     ) -> list[CaseView]:
         """Up to `limit` cases, the oldest first; those in `state`, or all that are open. `after`: the last one's `cursor`.
 
-        Without images a list of cases costs no more for the megabytes in them; `image_count` tells of them. Raises ValueError for a state that there is not.
+        Without images a list of cases costs no more for the megabytes in them; `image_count` tells of them. Raises ValueError
+        for a state that there is not.
         """
         if state is not None and state not in states.STATES:
             raise ValueError(f"state is {state!r}; expected one of {', '.join(states.STATES)}")

@@ -35,7 +35,7 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
     from xhs_pipeline.curation.identifiers import mask
     from xhs_pipeline.posts.sources import source_fingerprint
     from xhs_pipeline.posts.stages import write_raw
-    from xhs_pipeline.privacy import keyed_hash, load_hmac_key
+    from xhs_pipeline.privacy import key_fingerprint, load_hmac_key
 
     week, policy = context.partition_key, load_policy()
     with refusals():
@@ -46,8 +46,8 @@ def raw_posts(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mat
         context,
         workspace.store,
         lambda work: write_raw(source, week, policy, key, work, context.log.info, mask=lambda text: mask(text)[0]),
-        # another key gives other author hashes; this names the key without giving it away
-        inputs={**fingerprint, "hmac_key": keyed_hash(key, "fingerprint")},
+        # another key gives other author hashes; this keeps the two apart
+        inputs={**fingerprint, "hmac_key": key_fingerprint(key)},
         settings={"labels": policy.labels, "source": str(source.file.resolve())},
         week=week,
         describe=lambda artifact: _weekly(artifact, ["post_id", "created_at", "verdict", "category", "label_source"]),

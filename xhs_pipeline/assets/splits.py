@@ -29,7 +29,7 @@ GROUP, OWNERS = "labels_and_splits", ["team:trust-and-safety"]
 )
 def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     from xhs_pipeline.appeals.stages import outcomes_digest, read_outcomes, write_outcomes
-    from xhs_pipeline.privacy import keyed_hash, load_hmac_key
+    from xhs_pipeline.privacy import key_fingerprint, load_hmac_key
 
     policy = load_policy()
     with refusals():
@@ -55,7 +55,7 @@ def appeal_outcomes(context: dg.AssetExecutionContext, workspace: Workspace) -> 
         context,
         workspace.store,
         lambda work: write_outcomes(found, work),
-        inputs={"appeals": outcomes_digest(found), "hmac_key": keyed_hash(key, "fingerprint")},
+        inputs={"appeals": outcomes_digest(found), "hmac_key": key_fingerprint(key)},
         settings={"labels": policy.labels},
         describe=describe,
     )

@@ -72,9 +72,8 @@ def matching_form(title: str | None, body: str | None) -> str:
     rows of emoji do not become equal. Traditional characters become simplified ones last, when nothing stands between the
     characters of a word any more, since OpenCC converts by word: 乾燥 is 干燥, 乾坤 stays.
     """
-    text = _SURROGATE.sub(
-        "\ufffd", f"{title or ''}\n{body or ''}"
-    )  # half a pair is no text, and nothing can be encoded with it
+    # half a pair is no text, and nothing can be encoded with it
+    text = _SURROGATE.sub("\ufffd", f"{title or ''}\n{body or ''}")
     return to_simplified(_NOT_WORD.sub("", _fold(text))) or "".join(text.split())
 
 

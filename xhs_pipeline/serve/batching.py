@@ -58,9 +58,8 @@ class Line(Generic[AnyJob]):
         self._jobs: deque[AnyJob] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._due = self._closed = False
-        self.posts = (
-            0  # that wait here or are at work; kept here, so that no way out of the line can forget to count down
-        )
+        # that wait here or are at work; counted here, so that no way out of the line can forget to
+        self.posts = 0
 
     @property
     def busy(self) -> bool:

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
             port=options.port,
             access_log=False,
             log_config=LOGGING,
-            timeout_graceful_shutdown=int(options.request_seconds) + 5,
+            timeout_graceful_shutdown=int(limits.request_seconds) + 5,
         )
     return 0
 

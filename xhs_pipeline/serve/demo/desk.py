@@ -80,11 +80,9 @@ def _incoming(title: str, body: str, post_id: str, images: Any) -> Incoming:
     return Incoming(named, text_value(title, "title") or "", text_value(body, "body") or "", files)
 
 
-def _as_judged(store: AppealStore, decision_id: str) -> Snapshot:
+def _as_judged(store: AppealStore, decision_id: str) -> Snapshot | None:
     with store.database.read() as db:
-        snapshot, _, _ = decisions.read(db, decision_id)
-    assert snapshot is not None, "a decision is logged with its snapshot"
-    return snapshot
+        return decisions.read(db, decision_id)[0]
 
 
 def _failure(error: BaseException, limits: Limits) -> str:
