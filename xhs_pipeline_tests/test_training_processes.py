@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,32 +252,40 @@ def test_a_run_cancelled_in_dagster_leaves_no_process_and_gives_its_place_in_the
     (tmp_path / "launching.py").write_text(LAUNCHING, encoding="utf-8")
     arguments = {"profile": TWO.model_dump(), "folder": str(tmp_path)}
     (tmp_path / "graph.py").write_text(GRAPH.format(arguments=arguments), encoding="utf-8")
-    launched = subprocess.Popen(
-        [str(Path(sys.executable).parent / "dagster"), "job", "launch", "-m", "graph", "-j", "train"],
-        cwd=tmp_path,
-        env={**os.environ, "DAGSTER_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+    # the databases are made before the launcher looks for them: two processes that make them at once refuse each other
+    with dg.DagsterInstance.from_config(str(home)) as instance, (tmp_path / "launcher.log").open("a+") as said:
+        launched = subprocess.Popen(
+            [str(Path(sys.executable).parent / "dagster"), "job", "launch", "-m", "graph", "-j", "train"],
+            cwd=tmp_path,
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+
+        def story() -> str:
+            """What the run's log and its launcher have said so far."""
+            entries = [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+            said.seek(0)
+            return "\n".join([*(f"{entry.timestamp:.1f} {entry.message}" for entry in entries), said.read()])
+
+        try:
             deadline = time.monotonic() + 240
-            pids: list[int] = []
+            pids: set[int] = set()
             while len(pids) < 2:
-                assert time.monotonic() < deadline, "no two processes spoke in the run's log"
                 time.sleep(0.5)
-                said = [entry.user_message for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
-                pids = [int(line.split()[1]) for line in said if line.startswith("pid ")]
+                pids = {int(pid) for pid in re.findall(r"\bpid (\d+)", story())}
+                ended = launched.poll() or any(run.is_finished for run in instance.get_runs())
+                assert not ended and time.monotonic() < deadline, f"no two processes in the run:\n{story()}"
             assert all(map(alive, pids))
             (run,) = instance.get_runs()
             assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 1
             assert instance.run_launcher.terminate(run.run_id)
             deadline = time.monotonic() + 60
             while any(map(alive, pids)) or not instance.get_runs()[0].is_finished:
-                assert time.monotonic() < deadline, f"{[pid for pid in pids if alive(pid)]} live on"
+                assert time.monotonic() < deadline, f"{[pid for pid in pids if alive(pid)]} live on:\n{story()}"
                 time.sleep(0.5)
             assert instance.get_runs()[0].status == dg.DagsterRunStatus.CANCELED
             assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
-    finally:
-        launched.terminate()
-        launched.wait()
+        finally:
+            launched.terminate()
+            launched.wait()

@@ -70,12 +70,18 @@ def launch(
     return dict(read_json(result))
 
 
+def _say(line: str) -> None:
+    """One write for the whole line: print's two would let the processes, which share the pipe, break into each other's."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def _main(job: str) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
     asked = read_json(Path(job))
     module, name = asked["function"].split(":")
     call = getattr(importlib.import_module(module), name)
-    found = call(**asked["arguments"], log=lambda line: print(line, flush=True))
+    found = call(**asked["arguments"], log=_say)
     if os.environ["RANK"] == "0":
         Path(asked["result"]).write_text(json.dumps(found), encoding="utf-8")
 
