@@ -144,14 +144,17 @@ class ArtifactStore:
 
     def latest(self, key: str, week: str | None = None) -> Artifact | None:
         """The artefact that `latest.json` points to, or None when there is none yet."""
-        pointer = self.folder(key, week) / "latest.json"
-        return self.get(key, read_json(pointer)["version"], week) if pointer.is_file() else None
+        version = self._pointed(key, week)
+        return self.get(key, version, week) if version else None
 
     def whole(self, key: str, week: str | None = None) -> Artifact | None:
         """The latest artefact as `build` would find it; None where there is none, or where some of its files are gone."""
+        version = self._pointed(key, week)
+        return self.get(key, version, week) if version and _whole(self.folder(key, week) / version) else None
+
+    def _pointed(self, key: str, week: str | None) -> str | None:
         pointer = self.folder(key, week) / "latest.json"
-        folder = self.folder(key, week) / str(read_json(pointer)["version"]) if pointer.is_file() else None
-        return Artifact(key, folder, read_json(folder / "manifest.json")) if folder and _whole(folder) else None
+        return str(read_json(pointer)["version"]) if pointer.is_file() else None
 
     def get(self, key: str, version: str, week: str | None = None) -> Artifact:
         """One version. Raises FileNotFoundError when it is not there."""

@@ -11,6 +11,7 @@ from xhs_pipeline.appeals.store import AppealStore
 from xhs_pipeline.artifacts import Artifact, ArtifactStore, Built, digest
 from xhs_pipeline.posts.schema import QUARANTINE
 from xhs_pipeline.posts.source_yaml import Source
+from xhs_pipeline.training.adapters import splits_trained_on
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ def trained_event_ids(store: ArtifactStore) -> set[int]:
     """Event ids of the outcomes that the newest adapter has taken account of: followed from artefact to artefact, not guessed.
 
     Where newer splits hold the same records to train on (the outcomes upheld the labels, or name posts that are not in
-    train), there was nothing to train anew, and the adapter has taken account of theirs. An adapter that was trained elsewhere
-    lies beside splits that it has not seen: it counts as trained on none of them, as the evaluation counts it.
+    train), there was nothing to train anew, and the adapter has taken account of theirs. An adapter from
+    elsewhere was trained on none of them.
     """
     adapter = store.latest("adapter")
-    if adapter is None or "trained_elsewhere" in adapter.manifest["counts"]:
+    splits = splits_trained_on(adapter, store) if adapter else None
+    if splits is None:
         return set()
-    splits = store.get("sharegpt_splits", adapter.manifest["lineage"]["sharegpt_splits"])
     newest = store.latest("sharegpt_splits")
     if newest is not None and _trained(newest) == _trained(splits):
         splits = newest

@@ -13,6 +13,7 @@ from xhs_pipeline.assets.splits import sharegpt_splits
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.profile import settings_of
 from xhs_pipeline.resources import ProfileSettings, Workspace
+from xhs_pipeline.training.adapters import splits_trained_on
 from xhs_pipeline.worker import run
 
 SHOWN_FIGURES = (
@@ -133,9 +134,8 @@ def _trained_on(store: ArtifactStore, model_version: str) -> tuple[str | None, s
     """The folder of the splits that a merged model's adapter was trained on, or None and why nobody can know (in Chinese: the report says it)."""
     try:
         tuned = store.get("adapter", store.get("merged_model", model_version).manifest["lineage"]["adapter"])
-        if "trained_elsewhere" in tuned.manifest["counts"]:  # stored beside splits that it was not trained on
-            return None, "适配器在别处训练"
-        return str(store.get("sharegpt_splits", tuned.manifest["lineage"]["sharegpt_splits"]).path), ""
+        splits = splits_trained_on(tuned, store)
+        return (str(splits.path), "") if splits else (None, "适配器在别处训练")
     except FileNotFoundError:
         return None, "训练用的数据集已不在数据文件夹中"
 

@@ -1,9 +1,7 @@
 """The service's routes to judge posts, and everything that is around all routes. Appeals have theirs in `review`."""
 
 import asyncio
-import binascii
 import logging
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,10 +16,10 @@ from fastapi_offline import FastAPIOffline
 from xhs_pipeline import __name__ as package
 from xhs_pipeline.appeals.database import StoreError
 from xhs_pipeline.appeals.store import AppealStore
-from xhs_pipeline.posts.fields import Reject, post_id_value, text_value
+from xhs_pipeline.posts.fields import Reject
 from xhs_pipeline.serve import review
 from xhs_pipeline.serve.auth import CLIENT, REVIEWER, Tokens, permit
-from xhs_pipeline.serve.judging import Busy, Incoming, Judging, NotReady
+from xhs_pipeline.serve.judging import Busy, Incoming, Judging, NotReady, incoming
 from xhs_pipeline.serve.limits import Guard, Limits
 from xhs_pipeline.serve.messages import (
     BatchIn,
@@ -134,20 +132,10 @@ async def _judged(request: Request, posts: list[PostIn]) -> list[dict[str, Any]]
 
 
 def _incoming(number: int, post: PostIn) -> Incoming:
-    """The post's own values, checked as those of a source are. Raises Problem 422 naming post and image by number."""
-    images = []
-    for place, image in enumerate(post.images, start=1):
-        try:
-            images.append(binascii.a2b_base64(image.encode(), strict_mode=True))
-        except ValueError:
-            raise Problem(422, "bad_base64", f"post {number}, image {place}: not base64 of an image file, without line breaks or a data: prefix") from None  # fmt: skip
     try:
-        post_id = post_id_value(post.post_id, "post_id") if post.post_id else f"unnamed-{secrets.token_hex(16)}"
-        title, body = text_value(post.title, "title") or "", text_value(post.body, "body") or ""
+        return incoming(post.post_id, post.title, post.body, post.images, post.author)
     except Reject as reject:
         raise Problem(422, reject.reason, f"post {number}: {reject.detail}") from None
-    author = (post.author or "").strip() or None
-    return Incoming(post_id, title, body, tuple(images), author)
 
 
 @routes.get("/health", responses={503: {"model": HealthOut}})

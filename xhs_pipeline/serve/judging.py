@@ -6,8 +6,10 @@ answered only after it is in the store.
 """
 
 import asyncio
+import binascii
 import logging
 import math
+import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from xhs_pipeline.curation.clean import CleanedBatch, CleanSettings, task_of
 from xhs_pipeline.curation.pool import Pool
 from xhs_pipeline.curation.pool_worker import WHOLE_ROW
 from xhs_pipeline.judgement.judge import Post, as_post, decided_row
-from xhs_pipeline.posts.fields import read_images
+from xhs_pipeline.posts.fields import Reject, post_id_value, read_images, text_value
 from xhs_pipeline.posts.schema import RAW_POSTS
 from xhs_pipeline.serve.batching import Job, Line
 from xhs_pipeline.serve.limits import Limits
@@ -34,6 +36,7 @@ from xhs_pipeline.vlm.scoring import Judgement
 
 log = logging.getLogger(__name__)
 
+NOT_BASE64 = "not base64 of an image file, without line breaks or a data: prefix"
 NO_IMAGES_FOLDER = Path("/nonexistent")  # images come as bytes; no name that a request gives is ever a file here
 Answer = dict[str, Any]
 
@@ -47,6 +50,22 @@ class Incoming:
     body: str
     images: tuple[bytes, ...] = ()
     author: str | None = None
+
+
+def incoming(post_id: str | None, title: str, body: str, images: Sequence[str], author: str | None = None) -> Incoming:
+    """A post from values as they were sent, checked as those of a source are; `images` are files in base64.
+
+    Without a post_id one is made up. Raises Reject, whose sentence names an image by number and holds none of the values.
+    """
+    files = []
+    for place, image in enumerate(images, start=1):
+        try:
+            files.append(binascii.a2b_base64(image.encode(), strict_mode=True))
+        except ValueError:
+            raise Reject("bad_base64", f"image {place}: {NOT_BASE64}") from None
+    named = post_id_value(post_id, "post_id") if (post_id or "").strip() else f"unnamed-{secrets.token_hex(16)}"
+    title, body = text_value(title, "title") or "", text_value(body, "body") or ""
+    return Incoming(named, title, body, tuple(files), (author or "").strip() or None)
 
 
 class NotReady(RuntimeError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xhs_pipeline.artifacts import file_digest
+from xhs_pipeline.artifacts import Artifact, ArtifactStore, file_digest
 from xhs_pipeline.vlm.layout import module_name, weight_shapes
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -118,6 +118,16 @@ def import_adapter(
     save_in_our_names(found, Path(work))
     log(f"adapter: {len(found.updates)} modules from {found.folder}, trained elsewhere")
     return {"lora_modules": len(found.updates), "lora_tensors": found.tensors, "trained_elsewhere": str(found.folder)}
+
+
+def splits_trained_on(adapter: Artifact, store: ArtifactStore) -> Artifact | None:
+    """The splits that a stored adapter was trained on; None for one from elsewhere, which lies beside splits it has not seen.
+
+    Raises FileNotFoundError where they are gone.
+    """
+    if "trained_elsewhere" in adapter.manifest["counts"]:
+        return None
+    return store.get("sharegpt_splits", adapter.manifest["lineage"]["sharegpt_splits"])
 
 
 def folder_digest(adapter: Path) -> dict[str, str]:

@@ -1,9 +1,7 @@
 """The first tab: somebody pastes a post, sees what is decided of it, and appeals. Knows the service, not Gradio."""
 
 import asyncio
-import binascii
 import logging
-import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +10,9 @@ from xhs_pipeline.appeals.database import StoreError
 from xhs_pipeline.appeals.records import Snapshot
 from xhs_pipeline.appeals.rules import Refused
 from xhs_pipeline.appeals.store import AppealStore
-from xhs_pipeline.posts.fields import MAX_IMAGES, Reject, post_id_value, text_value
+from xhs_pipeline.posts.fields import MAX_IMAGES, Reject
 from xhs_pipeline.serve.demo import render, words
-from xhs_pipeline.serve.judging import Busy, Incoming, Judging, NotReady
+from xhs_pipeline.serve.judging import Busy, Judging, NotReady, incoming
 from xhs_pipeline.serve.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -33,7 +31,7 @@ async def judge(
 ) -> Judged:
     """Judge one post as the service does: same limits, cleaning, model and log. `images`: list of files in base64."""
     try:
-        sent = _incoming(title, body, post_id, images)
+        sent = incoming(post_id, title, body, _images(images))
     except Reject as reject:
         return Judged(render.message(words.not_judged(reject.reason), "bad"))
     # gathered, since a model can fail with anything, and what Gradio would print of it may quote a post
@@ -67,17 +65,12 @@ def appeal(store: AppealStore, decision_id: str | None, appellant: str, note: st
     return render.message(said, "good", filed.case_id), True
 
 
-def _incoming(title: str, body: str, post_id: str, images: Any) -> Incoming:
-    """The values of the form, checked as those of a source are. Raises Reject."""
-    given = images if isinstance(images, list) else []
+def _images(given: Any) -> list[str]:
+    """The form's images, which a script may have filled with anything. Raises Reject."""
+    given = given if isinstance(given, list) else []
     if len(given) > MAX_IMAGES or not all(isinstance(image, str) for image in given):
-        raise Reject("bad_images", f"expected at most {MAX_IMAGES} images in base64")
-    try:
-        files = tuple(binascii.a2b_base64(image.encode(), strict_mode=True) for image in given)
-    except ValueError:
-        raise Reject("bad_images", "not base64") from None
-    named = post_id_value(post_id, "post_id") if (post_id or "").strip() else f"unnamed-{secrets.token_hex(16)}"
-    return Incoming(named, text_value(title, "title") or "", text_value(body, "body") or "", files)
+        raise Reject("bad_base64", f"expected a list of at most {MAX_IMAGES} images in base64")
+    return given
 
 
 def _as_judged(store: AppealStore, decision_id: str) -> Snapshot | None:

@@ -16,7 +16,7 @@ NOT_JUDGED = {
     "no_finite_probability": "模型没有给出可用的回答。请稍后再试；若一直如此，请回滚模型（python -m xhs_pipeline.release）。",
     "invalid_unicode": "文字里有半个代理对字符，无法处理。请重新粘贴文字。",
     "bad_post_id": "帖子编号含有控制字符或太长。请改正，或留空。",
-    "bad_images": "图片没有完整送达。请移除图片后重新添加。",
+    "bad_base64": "图片没有完整送达。请移除图片后重新添加。",
 }
 
 # why a post was judged without an image
