@@ -14,16 +14,14 @@ from xhs_pipeline.artifacts import write_json
 from xhs_pipeline.judge.__main__ import main
 from xhs_pipeline.judge.batch import judge_file
 from xhs_pipeline.judgement.calibration import Calibration
-from xhs_pipeline.judgement.champion import Candidate, release
 from xhs_pipeline.judgement.costs import cost_matrix
-from xhs_pipeline.judgement.gate import Gate, GateVerdict
 from xhs_pipeline.judgement.intervals import wilson
 from xhs_pipeline.posts.source_yaml import SourceError, load_source
 from xhs_pipeline.posts.stages import write_raw
+from xhs_pipeline_tests.serving import add_model, put_in_use
 from xhs_pipeline_tests.small import POLICY, PROFILE, jpeg, jsonl
 
 WARM = Calibration(2.5, 0.0, 100, 0, 1.0, 0.9, None)
-PASSED = GateVerdict("pass", (Gate("invalid_share", "pass", 0.0, 0.005, 100, "好"),))
 
 
 def judged(model: Path, posts: Path, out: Path, source: Path | None = None, **options: Any) -> list[dict[str, Any]]:
@@ -44,15 +42,8 @@ def posts(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path, untrained_model: Path) -> Path:
     """A data folder whose model in use was released on a report with a calibration."""
-    model = tmp_path / "data" / "merged_model" / "v1"
-    model.mkdir(parents=True)
-    for file in untrained_model.iterdir():
-        (model / file.name).write_bytes(file.read_bytes())
-    write_json(model / "manifest.json", {"version": "v1"})
-    report = tmp_path / "data" / "evaluation_report" / "r1"
-    report.mkdir(parents=True)
-    write_json(report / "calibration.json", WARM.as_dict())
-    release(tmp_path / "data" / "released_model", Candidate("v1", "merged_model/v1", "r1", "1"), PASSED, None)
+    add_model(tmp_path / "data", untrained_model, "v1", WARM.temperature)
+    put_in_use(tmp_path / "data", "v1")
     return tmp_path / "data"
 
 
@@ -148,7 +139,7 @@ def test_a_calibration_that_cannot_be_read_is_an_error_and_never_left_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = data / "evaluation_report" / "r1" / "calibration.json"
+    file = data / "evaluation_report" / "r-v1" / "calibration.json"
     file.write_text(content)
     for arguments in ([], ["--calibration", file]):
         out = tmp_path / "out.jsonl"
