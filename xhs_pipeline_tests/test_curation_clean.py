@@ -96,9 +96,9 @@ def test_a_text_too_long_for_a_post_is_quarantined_at_once_with_its_length() -> 
         raw("file", body="电话13812345678，" * 700_000),
         raw("why", rationale="因" * (MAX_TEXT_CHARS + 1)),
     ]
-    started = time.monotonic()
+    started = time.process_time()
     cleaned = clean_batch(batch(*rows), CleanSettings())
-    assert time.monotonic() - started < 5, "masking such a text would take tens of seconds"
+    assert time.process_time() - started < 5, "masking such a text would take tens of seconds"
     assert cleaned.posts["post_id"].to_pylist() == ["most"] and cleaned.dropped_images.num_rows == 0
     found = {row["post_id"]: (row["reason"], row["detail"]) for row in cleaned.quarantine.to_pylist()}
     assert found["over"] == ("text_too_long", "title and body: 100,001 characters; at most 100,000")
