@@ -1,6 +1,7 @@
 """Fixtures that several test files share. What is built here is built once a session, and never changed by a test."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from xhs_pipeline_tests.databases import Postgres, start_postgres
 from xhs_pipeline_tests.small import PROFILE, make_splits, model_folder
+
+
+def pytest_configure() -> None:
+    """In every worker process, too.
+
+    A shell's background job ignores SIGINT, and Dagster, after any run in this process, lets SIGTERM do as SIGINT does: what
+    tests start from then on would inherit that, and ignore being told to end.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _silent(line: str) -> None:
