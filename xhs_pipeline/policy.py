@@ -17,7 +17,7 @@ POLICY_FILE = Path(__file__).with_name("policy.yaml")
 GATES = frozenset(
     {
         "max_invalid_share", "min_merge_agreement", "min_training_base_agreement", "max_champion_cost_rise",
-        "max_champion_recall_loss", "max_champion_fpr_rise", "min_severity3_recall", "min_severity3_posts",
+        "max_champion_recall_loss", "max_champion_fpr_rise", "min_category_posts", "min_severity3_recall", "min_severity3_posts",
         "max_false_positive_rate", "max_false_positive_rate_upper", "min_harmless_posts", "max_ece",
         "min_evasion_retention", "min_worst_evasion_retention", "max_evasion_fpr_rise",
     }

@@ -20,6 +20,7 @@ from xhs_pipeline.judgement.champion import (
     sign_off,
     verdict_of,
 )
+from xhs_pipeline.policy import load_policy
 from xhs_pipeline.resources import Workspace
 
 SHOWN_LINES = 10
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(rollback(folder, options.name, options.reason).reason)
         else:
             judged = _report_of(store, options.version)
-            verdict, report = verdict_of(judged)
+            verdict, report = verdict_of(judged, load_policy())
             candidate = Candidate(
                 options.version, f"merged_model/{options.version}", judged.version, report["policy_version"]
             )

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from xhs_pipeline.judgement import metrics
-from xhs_pipeline.judgement.decisions import decide, decide_judgement, decided, risk_coverage
+from xhs_pipeline.judgement.decisions import decide, decide_judgement, decided, decided_in_own_terms, risk_coverage
 from xhs_pipeline.judgement.intervals import Resamples
+from xhs_pipeline.vlm.batches import Unfit
 from xhs_pipeline.vlm.scoring import Judgement
 from xhs_pipeline_tests.simulated import POLICY, simulated
 from xhs_pipeline_tests.test_judgement_metrics import EDIT, FRAUD, HARMLESS, LURE, PASS, REMOVE, REVIEW, frame
@@ -131,6 +133,46 @@ def test_one_judgement_is_decided_as_a_row_of_the_frame() -> None:
         judgement = Judgement("p", row[metrics.VERDICT], row[metrics.CATEGORY], verdict_probs, category_probs, True)
         expected = tuple(made[name][i] for name in (metrics.VERDICT, metrics.CATEGORY, "confidence", "expected_cost"))
         assert decide_judgement(judgement, POLICY, 0.4) == expected
+
+
+def test_a_model_with_a_category_that_is_no_more_decides_as_it_does_in_use() -> None:
+    renamed = [{**c, "name": "博彩" if c["name"] == "赌博" else c["name"]} for c in POLICY.wording["categories"]]
+    own = POLICY.with_wording("old", {**POLICY.wording, "categories": renamed})
+    table = pa.table(
+        {
+            "post_id": list("abcd"),
+            "verdict": ["remove"] * 4,
+            "category": ["赌博"] * 3 + ["诈骗"],
+            "title": [""] * 4,
+            "body": [""] * 4,
+        }
+    )
+
+    def judgement(post: str, **categories: float) -> Judgement:
+        verdicts = {"pass": categories.get(NORMAL, 0.0), "remove": 1 - categories.get(NORMAL, 0.0)}
+        return Judgement(
+            post, "remove", max(categories, key=lambda name: categories[name]), {v: verdicts.get(v, 0.0) for v in own.verdict_ids},
+            {c: categories.get(c, 0.0) for c in own.category_names}, True,
+        )  # fmt: skip
+
+    judged: list[Judgement | Unfit] = [
+        judgement("a", 正常=0.9, 博彩=0.1),  # without what is no more, nothing would speak against passing
+        judgement("b", 博彩=0.9, 诈骗=0.07, 正常=0.03),
+        Unfit("c", "too_long", "900 tokens"),
+        judgement("d", 诈骗=1.0),
+    ]
+    made = decided_in_own_terms(metrics.judged_frame(table, judged, POLICY), judged, own, POLICY)
+    for row, one in enumerate(judged):
+        if isinstance(one, Judgement):
+            served = decide_judgement(one, own)
+            assert made["verdict"][row] == served.verdict and made["expected_cost"][row] == served.expected_cost
+    assert made["verdict"].tolist()[:2] == ["escalate", "remove"] and made["category"].tolist()[1] == "诈骗"
+    assert metrics.usable(made, POLICY).tolist() == [True, True, False, True]
+    known = [j for j in judged if isinstance(j, Unfit) or j.post_id == "d"]
+    frame_of = metrics.judged_frame(table.slice(2), known, POLICY)
+    pd.testing.assert_frame_equal(
+        decided_in_own_terms(frame_of, known, own, POLICY), decided(frame_of, POLICY), check_dtype=False
+    )
 
 
 def test_figures_of_decisions_by_hand() -> None:

@@ -15,6 +15,9 @@ from xhs_pipeline.judgement.evaluation import Answered, Settings, golden_figures
 from xhs_pipeline.judgement.figures import figure
 from xhs_pipeline.judgement.gate import GateVerdict
 from xhs_pipeline.judgement.stages import evaluate_model
+from xhs_pipeline.splits.conversation import prompt_digest
+from xhs_pipeline.vlm.card import ModelCard, read_card, write_card
+from xhs_pipeline.vlm.processor import load_processor
 from xhs_pipeline_tests.reports import faults
 from xhs_pipeline_tests.small import PROFILE
 from xhs_pipeline_tests.test_judgement_metrics import FRAUD, HARMLESS, POLICY, frame
@@ -111,7 +114,28 @@ def test_a_model_against_itself_differs_in_nothing(
     report = run(in_use(small_merged[0], first.folder, small_splits), evasion_posts=0).report
     assert report["comparison"]["cost_per_1000"]["value"] == 0
     assert report["comparison"]["changed"]["right_to_wrong"] == 0 and report["comparison"]["regressions"] == []
-    assert {g["status"] for g in report["gate"]["gates"] if g["name"].startswith("champion")} == {"pass"}
+    gates = {g["name"]: g for g in report["gate"]["gates"]}
+    assert gates["champion_cost"]["status"] == "pass"
+    for name in ("champion_category_recall", "champion_category_fpr"):
+        assert gates[name]["status"] == "insufficient" and "帖，至少要 30 帖" in gates[name]["reason"], "so few posts"
+
+
+def test_a_model_in_use_that_knows_another_category_is_compared_by_what_it_decides_and_the_report_says_so(
+    run: Any, small_merged: tuple[Path, dict[str, Any]], small_splits: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(small_merged[0], older)
+    card = read_card(older, POLICY)
+    renamed = [{**c, "name": "博彩" if c["name"] == "赌博" else c["name"]} for c in POLICY.wording["categories"]]
+    then = POLICY.with_wording("older", {**POLICY.wording, "categories": renamed})
+    template = load_processor(older, card.profile.min_pixels, card.profile.max_pixels).chat_template
+    write_card(older, ModelCard(card.profile, then, prompt_digest(then, card.profile.prompt, template)))
+    report = run(in_use(older, tmp_path, small_splits), evasion_posts=0).report
+    assert "博彩" in report["notes"]["champion_categories"]
+    assert report["figures"]["champion"]["headline"]["invalid_share"]["value"] == 0
+    gates = {g["name"]: g for g in report["gate"]["gates"]}
+    for name in ("champion_category_recall", "champion_category_fpr"):
+        assert gates[name]["status"] in ("fail", "insufficient")
 
 
 def test_a_model_in_use_that_cannot_judge_is_named_and_holds_the_release(

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,6 +184,52 @@ def test_a_difference_that_the_posts_cannot_settle_asks_for_a_person() -> None:
     verdict = gate.decide(report(other, champion=champion), POLICY)
     assert of(verdict, "champion_cost").status == "insufficient"
     assert of(verdict, "champion_cost").observed > 0, "the end of the interval, which is what the limit is for"
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_category_of_few_posts_proves_nothing_whether_one_of_them_changes_or_none(lost: int) -> None:
+    truth = (HARMLESS,) * 3100 + (FRAUD,) * 220 + (LURE,)
+    answers = (*truth[:-1], HARMLESS) if lost else truth
+    verdict = gate.decide(report(answers, champion=truth, truth=truth), POLICY)
+    found = of(verdict, "champion_category_recall")
+    assert found.status == "insufficient" and found.reason.startswith("私域引流：只有 1 帖，至少要 30 帖")
+    assert "没有测试帖的类别：" in found.reason and "暴恐" in found.reason
+    wide = replace(POLICY, gates=POLICY.gates | {"min_category_posts": 1})
+    assert of(gate.decide(report(answers, champion=truth, truth=truth), wide), "champion_category_recall").status == (
+        "fail" if lost else "pass"
+    )
+
+
+def test_an_error_of_calibration_that_chance_alone_would_show_asks_for_a_person() -> None:
+    def found(value: float, low: float, chance: float) -> gate.Gate:
+        given = copy.deepcopy(report())
+        model = given["figures"]["model"]
+        model["headline"]["ece"] = {**figure(value, 285), "low": low, "high": 0.2}
+        model["calibration"]["category"]["ece_if_calibrated"] = chance
+        return of(gate.decide(given, POLICY), "ece")
+
+    assert found(0.07, 0.01, 0.06).status == "insufficient" and "0.0600" in found(0.07, 0.01, 0.06).reason
+    assert found(0.07, 0.01, 0.03).status == "fail", "enough posts to tell"
+    assert found(0.3, 0.2, 0.06).status == "fail", "surely more than chance"
+    assert found(0.04, 0.01, 0.06).status == "pass"
+
+
+def test_a_disguise_that_could_not_be_made_is_passed_by_no_other() -> None:
+    given = report(
+        evasion={"unmade": {"text_in_image": "no font"}, "transforms": {"text_in_image": {"chinese": "图中文字"}}}
+    )
+    found = [g for g in gate.decide(given, POLICY).gates if g.name.startswith("evasion")]
+    assert {g.status for g in found} == {"insufficient"} and all("图中文字（no font）" in g.reason for g in found)
+    given["evasion"]["worst_retention"] = figure(0.7, 40)
+    assert of(gate.decide(given, POLICY), "evasion_worst_retention").status == "fail"
+
+
+def test_a_champion_that_answers_categories_that_are_no_more_is_not_compared_by_category() -> None:
+    given = report(champion=PERFECT) | {"notes": {gate.CHAMPION_CATEGORIES: "在用模型还会回答博彩"}}
+    verdict = gate.decide(given, POLICY)
+    assert of(verdict, "champion_cost").status == "pass", "what a mistake costs goes by the verdict"
+    for name in ("champion_category_recall", "champion_category_fpr"):
+        assert of(verdict, name).status == "insufficient" and "博彩" in of(verdict, name).reason
 
 
 def test_a_stored_verdict_is_judged_by_its_gates_and_not_by_what_its_status_claims() -> None:

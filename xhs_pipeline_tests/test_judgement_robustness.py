@@ -319,5 +319,5 @@ def test_a_real_model_is_measured_on_the_splits_that_the_pipeline_wrote(small_sp
         for line in lines
     )
     assert set(found) == {
-        "posts", "seed", "transforms", "macro_retention", "worst_retention", "worst", "benign_fpr_change", "metamorphic",
+        "posts", "seed", "transforms", "macro_retention", "worst_retention", "worst", "benign_fpr_change", "unmade", "metamorphic",
     }  # fmt: skip

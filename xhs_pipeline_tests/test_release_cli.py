@@ -7,7 +7,9 @@ import pytest
 from xhs_pipeline.artifacts import ArtifactStore, Built, write_json
 from xhs_pipeline.judgement.champion import Candidate, read_champion, read_history, release, verdict_of
 from xhs_pipeline.judgement.gate import Gate, GateVerdict
+from xhs_pipeline.policy import POLICY_FILE, load_policy
 from xhs_pipeline.release import main
+from xhs_pipeline_tests.small import POLICY
 
 PASSED = GateVerdict("pass", (Gate("invalid_share", "pass", 0.0, 0.005, 100, "好"),))
 MISSING = GateVerdict("insufficient", (Gate("ece", "insufficient", None, 0.05, 0, "缺"),))
@@ -29,9 +31,9 @@ def judged(store: ArtifactStore, model: str, verdict: GateVerdict) -> str:
         write_json(work / "report.json", report)
         return Built({"gate": report["gate"]})
 
-    lineage = {"merged_model": model}
+    lineage, settings = {"merged_model": model}, report | {"gates": POLICY.gates, "costs": POLICY.costs}
     return store.build(
-        "evaluation_report", write, inputs=lineage, settings=report, code_version="1", lineage=lineage
+        "evaluation_report", write, inputs=lineage, settings=settings, code_version="1", lineage=lineage
     ).version
 
 
@@ -88,4 +90,22 @@ def test_a_report_that_was_edited_releases_nothing(store: ArtifactStore, capsys:
     assert main(["sign-off", "v1", "--name", "李雷", "--reason", "看过"]) == 2
     assert "report.json: not the report that was published" in capsys.readouterr().err
     with pytest.raises(ValueError, match="not the report that was published"):
-        verdict_of(artifact)
+        verdict_of(artifact, POLICY)
+
+
+def test_a_report_that_other_limits_judged_releases_nothing(
+    store: ArtifactStore, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(store, "v1", MISSING)
+    text = POLICY_FILE.read_text(encoding="utf-8")
+    assert "max_ece: 0.05" in text
+    (tmp_path / "strict.yaml").write_text(text.replace("max_ece: 0.05", "max_ece: 0.04"), encoding="utf-8")
+    monkeypatch.setenv("XHS_POLICY", str(tmp_path / "strict.yaml"))
+    assert main(["sign-off", "v1", "--name", "李雷", "--reason", "看过"]) == 2
+    said = capsys.readouterr().err
+    assert "judged by other gates than those of policy" in said and "materialise evaluation_report again" in said
+    assert read_history(store.folder("released_model")) == []
+    artifact = store.latest("evaluation_report")
+    assert artifact is not None
+    with pytest.raises(ValueError, match="judged by other gates"):
+        verdict_of(artifact, load_policy())

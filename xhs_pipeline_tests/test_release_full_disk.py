@@ -48,8 +48,9 @@ def judged(store: ArtifactStore, model: Path, against: Artifact | None) -> Artif
 
     before = against.version if against else "none"
     merged = store.build("merged_model", merge, inputs={"before": before}, settings={}, code_version="1")
-    lineage = {"merged_model": merged.version}
-    store.build("evaluation_report", report, inputs=lineage, lineage=lineage, settings={}, code_version="1")
+    lineage, policy = {"merged_model": merged.version}, load_policy()
+    limits = {"gates": policy.gates, "costs": policy.costs}
+    store.build("evaluation_report", report, inputs=lineage, lineage=lineage, settings=limits, code_version="1")
     return merged
 
 

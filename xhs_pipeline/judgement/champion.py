@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xhs_pipeline.artifacts import Artifact, file_digest, read_json
+from xhs_pipeline.artifacts import Artifact, digest, file_digest, read_json
 from xhs_pipeline.judgement.gate import INSUFFICIENT, GateVerdict
+from xhs_pipeline.policy import Policy
 
 POINTER = "champion.json"
 HISTORY = "history.jsonl"
@@ -103,16 +104,22 @@ def model_folder(folder: Path, champion: Champion) -> Path:
     return folder.parent / champion.model_path
 
 
-def verdict_of(judged: Artifact) -> tuple[GateVerdict, dict[str, Any]]:
+def verdict_of(judged: Artifact, policy: Policy) -> tuple[GateVerdict, dict[str, Any]]:
     """The gate's verdict as the manifest of a published evaluation_report holds it, and report.json.
 
-    Raises ValueError when report.json is not what was published: nobody is released on figures that were edited.
+    Raises ValueError when report.json is not what was published: nobody is released on figures that were edited; and when the
+    limits or costs of `policy` are others than the gate went by.
     """
     file, said = judged.file("report.json"), judged.manifest["files"]["report.json"]["sha256"]
     if not file.is_file() or file_digest(file) != said:
         raise ValueError(
             f"{file}: not the report that was published (expected SHA-256 {said[:16]}); remove its folder and materialise "
             "evaluation_report again"
+        )
+    then = judged.manifest["settings"]
+    if changed := [name for name in ("gates", "costs") if digest(then[name]) != digest(getattr(policy, name))]:
+        raise ValueError(
+            f"{judged.path}: judged by other {' and '.join(changed)} than those of policy {policy.version}; materialise evaluation_report again"
         )
     return GateVerdict.from_dict(judged.manifest["counts"]["gate"]), read_json(file)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from xhs_pipeline.judgement.frame import (
 )
 from xhs_pipeline.judgement.intervals import Resamples
 from xhs_pipeline.policy import Policy
+from xhs_pipeline.vlm.batches import Unfit
 from xhs_pipeline.vlm.scoring import Judgement
 
 if TYPE_CHECKING:
@@ -98,6 +100,37 @@ def decided(predictions: pd.DataFrame, policy: Policy, min_confidence: float = 0
         column[ok] = values
         out[name] = column
     return out
+
+
+def decided_in_own_terms(
+    predictions: pd.DataFrame,
+    judged: Sequence[Judgement | Unfit],
+    asked_with: Policy,
+    policy: Policy,
+    min_confidence: float = 0.0,
+) -> pd.DataFrame:
+    """`decided` for a model whose categories (`asked_with`) are not those of `policy`: it decides as it does in use, by its own.
+
+    `judged` is what the frame was made of, row by row. A verdict means the same in both. A category that `policy` does not have,
+    or not with that verdict, is read as the one it has that the model finds likeliest.
+    """
+    verdicts, categories = (np.array(predictions[name], dtype=object) for name in (VERDICT, CATEGORY))
+    numbers = np.full((2, len(predictions)), np.nan)
+    review = policy.verdict_ids[-1]
+    for row, judgement in enumerate(judged):
+        if not isinstance(judgement, Judgement) or not judgement.valid:
+            continue
+        made = decide_judgement(judgement, asked_with, min_confidence)
+        may_be = [c.name for c in policy.categories if made.verdict == review or made.verdict in c.verdicts]
+        likely = judgement.category_probs
+        verdicts[row] = made.verdict
+        categories[row] = (
+            made.category if made.category in may_be else max(may_be, key=lambda name: likely.get(name, 0.0))
+        )
+        numbers[:, row] = made.confidence, made.expected_cost
+    return predictions.assign(
+        **{VERDICT: verdicts, CATEGORY: categories, CONFIDENCE: numbers[0], EXPECTED_COST: numbers[1]}
+    )
 
 
 class Decision(NamedTuple):

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from xhs_pipeline.judgement import floors, metrics
 from xhs_pipeline.judgement.calibration import CALIBRATION, Calibration, fit_temperature
-from xhs_pipeline.judgement.decisions import decided
+from xhs_pipeline.judgement.decisions import decided, decided_in_own_terms
 from xhs_pipeline.judgement.evasion import robustness
+from xhs_pipeline.judgement.gate import CHAMPION_CATEGORIES
 from xhs_pipeline.judgement.in_use import calibration_in
 from xhs_pipeline.judgement.judge import Judge
 from xhs_pipeline.judgement.newest_week import newest_week_figures
@@ -108,6 +109,10 @@ def evaluate(
             notes["champion"] = str(why)
             log(f"the model in use cannot judge: {why}")
         else:
+            if gone := [name for name in judge.policy.category_names if name not in policy.category_names]:
+                notes[CHAMPION_CATEGORIES] = (
+                    f"在用模型还会回答今天的规则没有的类别（{'、'.join(gone)}），这些回答按它认为最可能的现有类别计"
+                )
             champion = _answered(judge, splits, test, policy, stored_calibration(rival.report), settings, log)
             newest = _newest_week(splits, own, settings, policy, rival, champion, judge, log)
             del judge
@@ -173,7 +178,10 @@ def _decided(
     rows: pa.Table, judged: Sequence[Judgement | Unfit], asked_with: Policy, calibration: Calibration, policy: Policy
 ) -> "pd.DataFrame":
     at = [at_temperature(j, asked_with, calibration.temperature) if isinstance(j, Judgement) else j for j in judged]
-    return decided(metrics.judged_frame(rows, at, policy), policy, calibration.min_confidence)
+    frame = metrics.judged_frame(rows, at, policy)
+    if asked_with.categories == policy.categories:
+        return decided(frame, policy, calibration.min_confidence)
+    return decided_in_own_terms(frame, at, asked_with, policy, calibration.min_confidence)
 
 
 def _floors(

@@ -5,12 +5,15 @@ signs for it. A failed gate is nobody's to lift.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from xhs_pipeline.policy import Policy
 
 PASS, FAIL, INSUFFICIENT = "pass", "fail", "insufficient"
+CHAMPION_CATEGORIES = (
+    "champion_categories"  # the report's note where the model in use answers categories that are no more
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def decide(report: Mapping[str, Any], policy: Policy) -> GateVerdict:
     model, evasion = figures.get("model"), report.get("evasion") or {}
     return _combined(
         [
-            _groups(context),
+            _groups(context, model["n"] if model else 0),
             _at_most("invalid_share", _headline(model, "invalid_share"), limits["max_invalid_share"], "无效回答的比例"),
             _at_least(
                 "merge_agreement", context.get("merge_agreement"), limits["min_merge_agreement"], "合并模型与适配器的一致率"
@@ -80,19 +83,8 @@ def decide(report: Mapping[str, Any], policy: Policy) -> GateVerdict:
             *_against_champion(report, policy),
             _severity3(model, limits),
             _false_positives(model, limits),
-            _at_most("ece", _headline(model, "ece"), limits["max_ece"], "类别概率的期望校准误差"),
-            _at_least(
-                "evasion_macro_retention", evasion.get("macro_retention"), limits["min_evasion_retention"],
-                "各种规避手法下召回保持率的平均",
-            ),
-            _at_least(
-                "evasion_worst_retention", evasion.get("worst_retention"), limits["min_worst_evasion_retention"],
-                "最差规避手法下的召回保持率",
-            ),
-            _at_most(
-                "evasion_benign_fpr", evasion.get("benign_fpr_change"), limits["max_evasion_fpr_rise"],
-                "规避手法使正常帖误判率上升",
-            ),
+            _calibrated(model, limits),
+            *_disguised(evasion, limits),
         ]
     )  # fmt: skip
 
@@ -119,7 +111,7 @@ def _value(number: Mapping[str, Any] | None) -> tuple[float | None, int, str]:
     return number.get("value"), int(number.get("n") or 0), str(number.get("reason") or "没有数值")
 
 
-def _groups(context: Mapping[str, Any]) -> Gate:
+def _groups(context: Mapping[str, Any], n: int) -> Gate:
     name, count = "groups_across_splits", context.get("groups_across_splits")
     if count is None:
         why = context.get("seen_unknown") or "没有检查"
@@ -127,7 +119,7 @@ def _groups(context: Mapping[str, Any]) -> Gate:
             name, INSUFFICIENT, None, 0, 0, f"不知道适配器训练时见过哪些帖子，无法检查重复组是否跨数据集：{why}"
         )
     status, reason = (PASS, "没有重复组跨数据集") if count == 0 else (FAIL, f"{count} 个重复组跨数据集，测试结果不可信")
-    return Gate(name, status, float(count), 0, int(count), reason)
+    return Gate(name, status, float(count), 0, n, reason)
 
 
 def _limited(
@@ -202,23 +194,76 @@ def _false_positives(model: Mapping[str, Any] | None, limits: Mapping[str, float
     return _at_most(name, number, limit, "正常帖误判率")
 
 
+def _calibrated(model: Mapping[str, Any] | None, limits: Mapping[str, float]) -> Gate:
+    """On few posts even perfect probabilities show an error (`ece_if_calibrated`): where that alone is beyond the limit, only an
+    error that surely is, is the model's."""
+    number, limit, what = _headline(model, "ece"), limits["max_ece"], "类别概率的期望校准误差"
+    gate = _at_most("ece", number, limit, what)
+    chance = None if model is None else model["calibration"]["category"]["ece_if_calibrated"]
+    if gate.status != FAIL or number is None or chance is None or chance <= limit or (number["low"] or 0) > limit:
+        return gate
+    why = f"{what} {gate.observed:.4f}，上限 {limit:g}；只有 {gate.n} 帖，概率完全准确时也会有约 {chance:.4f}"
+    return replace(gate, status=INSUFFICIENT, reason=why)
+
+
+def _disguised(evasion: Mapping[str, Any], limits: Mapping[str, float]) -> list[Gate]:
+    """What a disguise does that this machine could not make, nobody knows: the others cannot pass for it."""
+    gates = [
+        _at_least(
+            "evasion_macro_retention", evasion.get("macro_retention"), limits["min_evasion_retention"],
+            "各种规避手法下召回保持率的平均",
+        ),
+        _at_least(
+            "evasion_worst_retention", evasion.get("worst_retention"), limits["min_worst_evasion_retention"],
+            "最差规避手法下的召回保持率",
+        ),
+        _at_most(
+            "evasion_benign_fpr", evasion.get("benign_fpr_change"), limits["max_evasion_fpr_rise"],
+            "规避手法使正常帖误判率上升",
+        ),
+    ]  # fmt: skip
+    unmade = evasion.get("unmade") or {}
+    if not unmade:
+        return gates
+    names = "、".join(f"{evasion['transforms'][name]['chinese']}（{why}）" for name, why in unmade.items())
+    return [_doubted(gate, f"没有测量：{names}") for gate in gates]
+
+
+def _doubted(gate: Gate, why: str) -> Gate:
+    """The gate, which `why` keeps from passing."""
+    return replace(gate, status=INSUFFICIENT, reason=f"{gate.reason}；{why}") if gate.status == PASS else gate
+
+
 def _against_champion(report: Mapping[str, Any], policy: Policy) -> list[Gate]:
     """Cost, and recall and false-positive rate of every category, against the model in use on the same posts."""
-    names = ("champion_cost", "champion_category_recall", "champion_category_fpr")
     context, compared, limits = report.get("context", {}), report.get("comparison"), policy.gates
+    limit_of = {
+        "champion_cost": limits["max_champion_cost_rise"],
+        "champion_category_recall": limits["max_champion_recall_loss"],
+        "champion_category_fpr": limits["max_champion_fpr_rise"],
+    }
     if "champion_version" not in context:
-        return [Gate(name, INSUFFICIENT, None, None, 0, "不知道是否有在用模型") for name in names]
+        return [Gate(name, INSUFFICIENT, None, limit, 0, "不知道是否有在用模型") for name, limit in limit_of.items()]
     if context["champion_version"] is None:
-        return [Gate(name, PASS, None, None, 0, "没有在用模型，无需比较") for name in names]
+        return [Gate(name, PASS, None, limit, 0, "没有在用模型，无需比较") for name, limit in limit_of.items()]
     if compared is None:
-        return [Gate(name, INSUFFICIENT, None, None, 0, "在用模型没有在这批测试帖上评测") for name in names]
+        return [
+            Gate(name, INSUFFICIENT, None, limit, 0, "在用模型没有在这批测试帖上评测")
+            for name, limit in limit_of.items()
+        ]
     recall = {c: _negative(row["recall"]) for c, row in compared["categories"].items()}
     false = {c: row["false_positive_rate"] for c, row in compared["categories"].items()}
-    return [
-        _worst_rise(names[0], {"": compared["cost_per_1000"]}, limits["max_champion_cost_rise"], "每千帖代价的上升"),
-        _worst_rise(names[1], recall, limits["max_champion_recall_loss"], "类别召回率的下降"),
-        _worst_rise(names[2], false, limits["max_champion_fpr_rise"], "类别误判率的上升"),
-    ]
+    few = int(limits["min_category_posts"])
+    cost, *categories = (
+        _worst_rise(name, differences, limit_of[name], what, least)
+        for name, differences, what, least in (
+            ("champion_cost", {"": compared["cost_per_1000"]}, "每千帖代价的上升", 0),
+            ("champion_category_recall", recall, "类别召回率的下降", few),
+            ("champion_category_fpr", false, "类别误判率的上升", few),
+        )
+    )
+    other = report.get("notes", {}).get(CHAMPION_CATEGORIES)
+    return [cost, *(_doubted(gate, other) if other else gate for gate in categories)]
 
 
 def _negative(number: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,19 +272,27 @@ def _negative(number: Mapping[str, Any]) -> dict[str, Any]:
     return {**number, **{key: None if v is None else 0.0 - v for key, v in flipped.items()}}
 
 
-def _worst_rise(name: str, differences: Mapping[str, Mapping[str, Any]], limit: float, what: str) -> Gate:
+def _worst_rise(
+    name: str, differences: Mapping[str, Mapping[str, Any]], limit: float, what: str, at_least: int
+) -> Gate:
     """Over several paired differences (model minus champion, higher is worse): the worst of their gates.
 
     pass: the upper end of the 95% interval is within the limit. fail: the estimate is beyond it and the whole interval is above
-    zero, so the model is surely worse. insufficient: the interval says neither, as with few posts.
+    zero, so the model is surely worse. insufficient: the interval says neither; or there are fewer than `at_least` posts, of
+    which one alone that changes, or none, would look like certainty to a bootstrap. A category that no post has is named.
     """
-    measured = {c: d for c, d in differences.items() if d["value"] is not None}
-    if not measured:
-        why = "；".join(sorted({_value(d)[2] for d in differences.values()})) or "没有测量"
-        return Gate(name, INSUFFICIENT, None, limit, 0, f"{what}缺失：{why}")
     found = []
-    for category, d in measured.items():
+    for category, d in differences.items():
         of = f"{category}：" if category else ""
+        if category and not d["n"]:
+            continue
+        if d["n"] < at_least:
+            found.append(
+                Gate(name, INSUFFICIENT, d["value"], limit, d["n"], f"{of}只有 {d['n']} 帖，至少要 {at_least} 帖")
+            )
+            continue
+        if d["value"] is None:
+            continue
         if d["high"] is None:
             found.append(Gate(name, INSUFFICIENT, d["value"], limit, d["n"], f"{of}{what} {d['value']:.4f}，没有区间"))
             continue
@@ -247,5 +300,10 @@ def _worst_rise(name: str, differences: Mapping[str, Mapping[str, Any]], limit: 
         status = PASS if d["high"] <= limit else FAIL if surely else INSUFFICIENT
         said = f"{of}{what} {d['value']:.4f}，95% 区间 {d['low']:.4f} 至 {d['high']:.4f}，上端须不超过 {limit:g}"
         found.append(Gate(name, status, d["high"], limit, d["n"], said))
-    order = (PASS, INSUFFICIENT, FAIL)
-    return max(found, key=lambda g: (order.index(g.status), g.observed))
+    if not found:
+        why = "；".join(sorted({_value(d)[2] for d in differences.values()})) or "没有测量"
+        return Gate(name, INSUFFICIENT, None, limit, 0, f"{what}缺失：{why}")
+    order, lowest = (PASS, INSUFFICIENT, FAIL), float("-inf")
+    worst = max(found, key=lambda g: (order.index(g.status), lowest if g.observed is None else g.observed))
+    absent = [category for category, d in differences.items() if category and not d["n"]]
+    return replace(worst, reason=f"{worst.reason}；没有测试帖的类别：{'、'.join(absent)}") if absent else worst

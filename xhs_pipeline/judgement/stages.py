@@ -60,9 +60,9 @@ def write_release(folder: Path, merged: Artifact, judged: Artifact, policy: Poli
     """Move the champion pointer in `folder` to the merged model if its report's gate passed; write decision.json either way.
 
     The place that the decision and its manifest take is held while the pointer moves: a disk that fills up stops the move, never
-    what is written down of it. Raises ValueError when the report was edited, and OSError when the disk refuses.
+    what is written down of it. Raises ValueError as `verdict_of` does, and OSError when the disk refuses.
     """
-    verdict, told = verdict_of(judged)
+    verdict, told = verdict_of(judged, policy)
     candidate = Candidate(merged.version, f"merged_model/{merged.version}", judged.version, policy.version)
     held = work / "held"
     try:

@@ -69,6 +69,7 @@ def measure(
      transforms: {name: {chinese, changed_violating, changed_benign, recall_before, recall_after, retention, fpr_before,
                          fpr_after, fpr_change}}, for every name of evasion.CHINESE_NAMES,
      macro_retention, worst_retention: Figures, worst: name or None, benign_fpr_change: Figure, the largest,
+     unmade: {name: why} of transforms that this machine cannot make,
      metamorphic: {unrelated_photo, image_order: {n, verdict_changed, category_changed}}}
 
     Only posts that a transform changes count for it. recall: share of the violating ones that are said to be a violation, of
@@ -235,6 +236,7 @@ def _figures(
         "worst_retention": retention[worst] if worst else figure(None, 0, "no transform has a retention"),
         "worst": worst,
         "benign_fpr_change": change[most_harm] if most_harm else figure(None, 0, none),
+        "unmade": unavailable,
         "metamorphic": {name: _metamorphic(before, after[name], resamples) for name in METAMORPHIC},
     }
 

@@ -52,7 +52,7 @@ def render_html(
         banner=summary.banner(report),
         cards=summary.cards(report),
         constant=_constant_answer(report["figures"]["model"]),
-        notes={words.floor_name(name): words.visible(note) for name, note in report["notes"].items()},
+        notes={words.noted(name): words.visible(note) for name, note in report["notes"].items()},
         headline=headline,
         gates=tables.gates(report),
         compared=tables.categories_compared(report) if report["comparison"] else None,

@@ -54,7 +54,7 @@ def _better(report: Mapping[str, Any]) -> dict[str, Any]:
     comparison, below = report["comparison"], _below_lines(report)
     tone = "bad" if below else "plain"
     if version is None:
-        return _card(question, tone, "没有在用模型", ["这是第一个候选模型，没有可比的对象。", *below])
+        return _card(question, tone, "没有在用模型", ["还没有发布过模型，没有可比的对象。", *below])
     if comparison is None:
         why = report["notes"].get("champion", "")
         lines = [f"在用模型 {version} 没有在同一批测试帖上评测。{why}", *below]

@@ -39,6 +39,7 @@ UNITS = {name: unit for name, _, unit, _ in HEADLINE}
 CHINESE_RATES = {"recall": "召回率", "false_positive_rate": "误判率"}
 MODEL, IN_USE = "本模型", "在用模型"
 FLOORS = {"majority": "多数类基线", "tfidf": "TF-IDF 基线", "untuned": "未微调的基座"}
+NOTED = FLOORS | {"champion": "在用模型", "champion_categories": "在用模型"}
 GATES = {
     "groups_across_splits": "重复组不跨数据集",
     "invalid_share": "无效回答够少",
@@ -141,6 +142,11 @@ def gate_reason(reason: str) -> str:
 def floor_name(name: str) -> str:
     """A floor as people call it; one that is not known here keeps its name."""
     return FLOORS.get(name, name)
+
+
+def noted(name: str) -> str:
+    """What a note of the report is about."""
+    return NOTED.get(name, name)
 
 
 def slice_name(cut: str, name: str) -> str:
