@@ -68,7 +68,7 @@ def parts(
         "comparison": None if champion is None else paired.compare(model, champion, POLICY, 0, times),
         "golden": {"n": 0, "reason": "没有固定测试集", "model": None, "champion": None, "comparison": None},
         "newest_week": {
-            "week": None, "reason": "帖子没有周次", "n": 0, "champion": None, "before": None, "model": None, "n_model": 0
+            "week": None, "reason": "帖子没有周次", "n": 0, "champion": None, "before": None, "judged_by": None, "model": None, "n_model": 0
         },
         "evasion": no_evasion(),
         "notes": {},
@@ -158,7 +158,7 @@ def full(posts: int = 600) -> dict[str, Any]:
     change = {name: made["comparison"][name] for name in names}
     made["golden"] = {"n": posts, "reason": None, "model": mine, "champion": theirs, "comparison": change}
     made["newest_week"] = {
-        "week": "2026-02-16", "reason": None, "n": 90, "champion": theirs, "before": theirs, "model": mine, "n_model": 30
+        "week": "2026-02-16", "reason": None, "n": 90, "judged_by": "champion", "champion": theirs, "before": theirs, "model": mine, "n_model": 30
     }  # fmt: skip
     return report.build_report(made, POLICY, context(champion_version="0d1e2f3a4b5c"))
 

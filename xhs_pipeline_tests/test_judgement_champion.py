@@ -49,6 +49,16 @@ def test_a_passing_gate_moves_the_pointer_and_the_release_before_is_remembered(f
     assert [row["action"] for row in read_history(folder)] == ["released", "released"]
 
 
+def test_the_earlier_candidate_is_the_newest_other_model_that_was_held_and_is_still_there(folder: Path):
+    assert champion.earlier_candidate(folder, "v1") is None
+    for version in ("v1", "v2", "v3"):
+        release(folder, candidate(version), FAILED)
+    assert champion.earlier_candidate(folder, "v3") == candidate("v2")
+    assert champion.earlier_candidate(folder, "v2") == candidate("v3"), "judged again, it is compared with the others"
+    (folder.parent / "merged_model" / "v2").rmdir()
+    assert champion.earlier_candidate(folder, "v3") == candidate("v1")
+
+
 @pytest.mark.parametrize("verdict", [FAILED, MISSING])
 def test_a_held_release_leaves_the_pointer_and_a_trace_with_its_gates(folder: Path, verdict: GateVerdict):
     release(folder, candidate("v1"), PASSED)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from xhs_pipeline.artifacts import read_json, write_json
@@ -48,7 +49,7 @@ def run(
 ) -> Any:
     def evaluated(champion: dict[str, Any] | None = None, **settings: Any) -> Evaluated:
         out, log = tmp_path_factory.mktemp("evaluation"), []
-        context = CONTEXT | {"champion_version": "old" if champion else None}
+        context = CONTEXT | {"champion_version": "old" if champion and champion.get("in_use", True) else None}
         evaluate_model(
             str(small_merged[0]), str(small_base), str(small_splits), champion, SETTINGS | settings, context, str(out), log.append
         )  # fmt: skip
@@ -136,6 +137,28 @@ def test_a_model_in_use_that_knows_another_category_is_compared_by_what_it_decid
     gates = {g["name"]: g for g in report["gate"]["gates"]}
     for name in ("champion_category_recall", "champion_category_fpr"):
         assert gates[name]["status"] in ("fail", "insufficient")
+
+
+def test_before_a_first_release_the_earlier_candidate_judges_the_newest_week_and_nothing_else(
+    run: Any, small_merged: tuple[Path, dict[str, Any]], small_splits: Path, tmp_path: Path
+) -> None:
+    def asked(trained_on: Path) -> dict[str, Any]:
+        earlier = in_use(small_merged[0], tmp_path, trained_on) | {"in_use": False}
+        report: dict[str, Any] = run(earlier, evasion_posts=0).report
+        assert report["figures"]["champion"] is None and report["comparison"] is None
+        assert {g["status"] for g in report["gate"]["gates"] if g["name"].startswith("champion")} == {"pass"}
+        assert report["newest_week"]["judged_by"] == "candidate"
+        return dict(report["newest_week"])
+
+    assert asked(small_splits)["reason"] == "the earlier candidate was trained on this week already"
+    older = tmp_path / "older"
+    older.mkdir()
+    for name in ("train", "validation"):
+        nothing = pq.read_table(small_splits / f"{name}.parquet").slice(0, 0)
+        pq.write_table(nothing, older / f"{name}.parquet")
+    found = asked(older)
+    assert found["reason"] is None and found["n"] == SETTINGS["newest_week_posts"]
+    assert found["champion"]["category_macro_f1"]["n"] == found["n"]
 
 
 def test_a_model_in_use_that_cannot_judge_is_named_and_holds_the_release(

@@ -30,7 +30,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
     kinds={"scikitlearn", "html"},
     pool=GPU_POOL,
     retry_policy=RETRY,
-    code_version="2",
+    code_version="3",
     description="report.html and report.json: the model on the test split beside the model in use, the untuned base, TF-IDF + logistic "
     "regression and the majority class; calibrated, with costs, slices, disguised posts, the golden set, the newest week, worst mistakes, "
     "and the gate's verdict.",
@@ -39,7 +39,7 @@ GROUP, OWNERS = "judgement", ["team:trust-and-safety"]
 def evaluation_report(
     context: dg.AssetExecutionContext, workspace: Workspace, profile: dg.ResourceParam[ProfileSettings]
 ) -> dg.MaterializeResult:
-    from xhs_pipeline.judgement.champion import model_folder, rival_of
+    from xhs_pipeline.judgement.champion import earlier_candidate, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
     from xhs_pipeline.judgement.page import pictures
@@ -52,6 +52,7 @@ def evaluation_report(
     checkpoint = read_json(base.file("checkpoint.json"))
     champion_folder = store.folder("released_model")
     rival = rival_of(champion_folder, merged.version)
+    before = rival or earlier_candidate(champion_folder, merged.version)
     proof = merged.manifest["counts"]
     trained_on, seen_unknown = _trained_on(store, merged.version)
     arguments = {
@@ -59,11 +60,12 @@ def evaluation_report(
         "base": str(base.path),
         "splits": str(splits.path),
         "champion": {
-            "model": str(model_folder(champion_folder, rival)),
-            "report": str(store.folder("evaluation_report") / rival.report_version),
-            "trained_on": _trained_on(store, rival.version)[0],
+            "model": str(store.root / before.model_path),
+            "report": str(store.folder("evaluation_report") / before.report_version),
+            "trained_on": _trained_on(store, before.version)[0],
+            "in_use": before is rival,
         }
-        if rival
+        if before
         else None,
         "settings": settings_of(settings, "evaluation_report"),
         "context": {
@@ -120,7 +122,12 @@ def evaluation_report(
         context,
         store,
         write,
-        inputs={"merged_model": merged, "sharegpt_splits": splits, "champion": rival.version if rival else "none"},
+        inputs={
+            "merged_model": merged,
+            "sharegpt_splits": splits,
+            "champion": rival.version if rival else "none",
+            **({"earlier_candidate": before.version} if before and not rival else {}),
+        },
         settings={
             "policy": policy.wording,
             **{name: getattr(policy, name) for name in ("gates", "costs", "deployment")},

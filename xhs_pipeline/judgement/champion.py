@@ -132,6 +132,13 @@ def rival_of(folder: Path, version: str) -> Champion | None:
     return _released(folder, current.previous) if current.previous else None
 
 
+def earlier_candidate(folder: Path, version: str) -> Candidate | None:
+    """The newest model but `version` that was judged and held, as long as its folder is there."""
+    held = [Candidate(**row["candidate"]) for row in reversed(read_history(folder)) if row["action"] == HELD]
+    there = (c for c in held if c.version != version and (folder.parent / c.model_path).is_dir())
+    return next(there, None)
+
+
 def interventions(folder: Path, version: str) -> list[str]:
     """What people did about `version`, one line each: decisions made before it have to be made anew."""
     rows = [h for h in read_history(folder) if h["action"] in (ROLLED_BACK, SIGNED_OFF)]

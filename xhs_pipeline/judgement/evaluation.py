@@ -49,11 +49,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rival:
-    """The model in use: its folder, its report's folder, and the splits that it was trained on (None: nobody knows)."""
+    """The model in use: its folder, its report's folder, and the splits that it was trained on (None: nobody knows).
+
+    Where none is in use, the newest earlier candidate, not `in_use`: it is asked about the newest week and not compared.
+    """
 
     model: Path
     report: Path
     trained_on: Path | None
+    in_use: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,19 +106,23 @@ def evaluate(
     _free_memory()
     champion, newest = None, None
     if rival is not None:
-        log("judging the same posts with the model in use")
+        who = "the model in use" if rival.in_use else "the earlier candidate, for the newest week"
+        log(f"judging the same posts with {who}")
         try:
             judge = Judge(rival.model, policy)
         except ValueError as why:  # its folder is gone or was edited
-            notes["champion"] = str(why)
-            log(f"the model in use cannot judge: {why}")
+            if rival.in_use:
+                notes["champion"] = str(why)
+            log(f"{who} cannot judge: {why}")
         else:
-            if gone := [name for name in judge.policy.category_names if name not in policy.category_names]:
+            gone = [name for name in judge.policy.category_names if name not in policy.category_names]
+            if gone and rival.in_use:
                 notes[CHAMPION_CATEGORIES] = (
                     f"在用模型还会回答今天的规则没有的类别（{'、'.join(gone)}），这些回答按它认为最可能的现有类别计"
                 )
-            champion = _answered(judge, splits, test, policy, stored_calibration(rival.report), settings, log)
-            newest = _newest_week(splits, own, settings, policy, rival, champion, judge, log)
+            before = _answered(judge, splits, test, policy, stored_calibration(rival.report), settings, log)
+            newest = _newest_week(splits, own, settings, policy, rival, before, judge, log)
+            champion = before if rival.in_use else None
             del judge
             _free_memory()
     return Evaluation(
@@ -261,6 +269,7 @@ def _newest_week(
         lambda frame: _headline(frame, policy, settings),
         settings.seed,
         settings.newest_week_posts,
+        rival is None or rival.in_use,
     )
 
 

@@ -1,7 +1,8 @@
-"""The newest week as a hold-out in time: the model in use is judged on its posts before anything is trained on them.
+"""The newest week as a hold-out in time: the model before is judged on its posts, and then they may train the next.
 
 What a model does on next week's posts cannot be read off a test split of its own weeks. The model in use never saw the
-newest week, so all of that week's posts tell, those that will train its successor too.
+newest week, so all of that week's posts tell, those that train its successor too. Before the first release the newest earlier
+candidate stands in for it.
 """
 
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def newest_week_figures(
     headline: Callable[["pd.DataFrame"], Headline],
     seed: int,
     at_most: int,
+    in_use: bool = True,
 ) -> dict[str, Any]:
     """The newest week's part of a report.
 
@@ -41,6 +43,7 @@ def newest_week_figures(
     on: all that there are, or `at_most` of them chosen by hash. before: the same model on the test split's older weeks, to see
     what the new week changed. model: the judged model on the n_model posts of that week in its test split. Each is a
     `headline`, or None. `trained_on` are the splits that the model in use was trained on; reason says why it was not judged.
+    judged_by: "champion", or "candidate" where not `in_use` and the newest earlier candidate is the one asked; None for neither.
     """
     import pandas as pd
 
@@ -49,20 +52,21 @@ def newest_week_figures(
     newest = max(weeks, default=None)
     ours = test[test[WEEK] == newest]
     part: dict[str, Any] = {
-        "week": newest, "reason": None, "n": 0, "champion": None, "before": None,
+        "week": newest, "reason": None, "n": 0, "champion": None, "before": None, "judged_by": None,
         "model": headline(ours) if len(ours) else None, "n_model": len(ours),
     }  # fmt: skip
     if newest is None or champion_test is None or ask_champion is None:
         return part | {"reason": "no model in use to judge it"}
+    part["judged_by"], who = ("champion", "the model in use") if in_use else ("candidate", "the earlier candidate")
     if trained_on is None:
-        return part | {"reason": "it is not known which posts the model in use was trained on"}
+        return part | {"reason": f"it is not known which posts {who} was trained on"}
     if newest in pc.unique(pq.read_table(trained_on / "train.parquet", columns=["week"])["week"]).to_pylist():
-        return part | {"reason": "the model in use was trained on this week already"}
+        return part | {"reason": f"{who} was trained on this week already"}
     known = founders_trained_on(trained_on)  # a post of an older week may have come back in this one
     unseen = {name: _unseen(table, newest, known) for name, table in tables.items()}
     every = sorted((p for ids in unseen.values() for p in ids), key=lambda p: unit_hash("newest week", seed, p))
     if not every:
-        return part | {"reason": "every post of it repeats one that the model in use was trained on"}
+        return part | {"reason": f"every post of it repeats one that {who} was trained on"}
     chosen = set(every[:at_most])
     frames = [champion_test[champion_test["post_id"].isin(chosen & unseen["test"])]]
     frames += [

@@ -24,7 +24,7 @@ def evaluate_model(
     model: str,
     base: str,
     splits: str,
-    champion: dict[str, str | None] | None,
+    champion: dict[str, Any] | None,
     settings: dict[str, Any],
     context: dict[str, Any],
     out: str,
@@ -40,7 +40,9 @@ def evaluate_model(
     rival = None
     if champion:
         path, its_report, trained_on = (champion[name] for name in ("model", "report", "trained_on"))
-        rival = Rival(Path(str(path)), Path(str(its_report)), Path(trained_on) if trained_on else None)
+        rival = Rival(
+            Path(path), Path(its_report), Path(trained_on) if trained_on else None, champion.get("in_use", True)
+        )
     found = evaluate(
         Path(model), Path(base), Path(splits), rival, policy, Settings(**settings), lambda line: log(f"evaluation_report: {line}")
     )  # fmt: skip

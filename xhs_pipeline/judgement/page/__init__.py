@@ -40,11 +40,13 @@ def render_html(
     TEXT_SHOWN characters and their images shrunk to thumbnails. The same arguments give the same page.
     """
     golden, newest = report["golden"], report["newest_week"]
+    before = words.EARLIER if newest["judged_by"] == "candidate" else words.IN_USE
     style, script = _asset("report.css"), _asset("report.js")
     headline = tables.headline(report)
     return _template().render(
         report=report,
         context=report["context"],
+        before=before,
         style=style,
         script=script,
         style_hash=_hash(style),
@@ -70,8 +72,8 @@ def render_html(
         newest=tables.side_by_side(
             "newest_week",
             [
-                (f"在用模型，这一周（n={newest['n']:,}）", "champion", newest["champion"]),
-                ("在用模型，更早的测试帖", "before", newest["before"]),
+                (f"{before}，这一周（n={newest['n']:,}）", "champion", newest["champion"]),
+                (f"{before}，更早的测试帖", "before", newest["before"]),
                 (f"本模型，这一周的测试帖（n={newest['n_model']:,}）", "model", newest["model"]),
             ],
         ),

@@ -37,7 +37,7 @@ HEADLINE = (
 CHINESE = {name: chinese for name, chinese, _, _ in HEADLINE}
 UNITS = {name: unit for name, _, unit, _ in HEADLINE}
 CHINESE_RATES = {"recall": "召回率", "false_positive_rate": "误判率"}
-MODEL, IN_USE = "本模型", "在用模型"
+MODEL, IN_USE, EARLIER = "本模型", "在用模型", "上一个候选模型（未发布）"
 FLOORS = {"majority": "多数类基线", "tfidf": "TF-IDF 基线", "untuned": "未微调的基座"}
 NOTED = FLOORS | {"champion": "在用模型", "champion_categories": "在用模型"}
 GATES = {
@@ -76,6 +76,9 @@ REASONS = {
     "it is not known which posts the model in use was trained on": "不知道在用模型用哪些帖子训练过",
     "the model in use was trained on this week already": "在用模型已经用这一周的帖子训练过",
     "every post of it repeats one that the model in use was trained on": "这一周的每条帖子都与在用模型训练过的帖子重复",
+    "it is not known which posts the earlier candidate was trained on": "不知道上一个候选模型用哪些帖子训练过",
+    "the earlier candidate was trained on this week already": "上一个候选模型已经用这一周的帖子训练过",
+    "every post of it repeats one that the earlier candidate was trained on": "这一周的每条帖子都与上一个候选模型训练过的帖子重复",
     "the golden set is empty": "还没有固定测试集",
     "not fitted": "没有拟合",
     "no transform has a retention": "改动到的违规帖太少，算不出保持的比例",
