@@ -229,6 +229,8 @@ def test_what_is_not_there_or_not_allowed_is_refused_with_a_reason(service: Serv
     assert service.ask("POST", "/appeals", {"decision_id": "'; drop table", "appellant": "u1"}).status == 422
     assert service.ask("GET", "/appeals/none", token=HAN).body["error"] == "unknown_case"
     assert service.ask("GET", "/appeals?state=lost", token=HAN).body["error"] == "unknown_state"
+    for after, status in ((2**63 - 1, 200), (2**63, 422), (-1, 422), ("9" * 5000, 422)):
+        assert service.ask("GET", f"/appeals?after={after}", token=HAN).status == status
     assert service.ask("POST", "/appeals/none/vote", {"verdict": "x", "category": "y"}, token=HAN).status == 422
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import signal
 import socket
 import sqlite3
@@ -9,15 +10,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from xhs_pipeline.judgement.champion import read_champion
 from xhs_pipeline.judgement.in_use import RELEASES
 from xhs_pipeline.serve.judging import Incoming, Judging
-from xhs_pipeline.serve.limits import Limits
+from xhs_pipeline.serve.limits import MB, Limits
 from xhs_pipeline.serve.metrics import Metrics
 from xhs_pipeline.serve.model import ModelInUse, load
 from xhs_pipeline_tests.serving import REVIEWERS, Reply, Service, add_model, open_store, put_in_use, serving
@@ -131,6 +134,8 @@ def test_the_service_starts_without_a_model_and_serves_the_first_that_is_release
         refused = service.judge(body="好")
         assert (refused.status, refused.body["error"]) == (503, "no_model")
         assert "materialise released_model" in refused.body["message"]
+        told = health.body["model_problem"] + refused.body["message"]
+        assert str(data) not in told and f"{data}/released_model/champion.json: missing" in service.log
         put_in_use(data, "v1")
         service.until_ready("v1")
         assert service.judge(body="好").status == 200
@@ -147,7 +152,8 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_one_before_it_in_use_and_he
         while (health := service.ask("GET", "/health").body)["model_problem"] is None:
             assert time.monotonic() < end
             time.sleep(0.1)
-        assert "moderation.json: missing" in health["model_problem"] and health["status"] == "ok"
+        assert "merged_model/broken/moderation.json: missing" in health["model_problem"] and health["status"] == "ok"
+        assert str(in_use) not in json.dumps(health) and f"{in_use}/merged_model/broken/moderation" in service.log
         assert service.judge(body="好").body["model_version"] == "v1"
 
 
@@ -261,6 +267,48 @@ def test_a_body_that_does_not_come_is_not_waited_for(narrow: Service) -> None:
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=60) as slow:
         slow.sendall(b"POST /judge HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert b"408" in slow.recv(4096).split(b"\r\n")[0]
+
+
+def test_headers_that_do_not_end_are_cut_off_before_they_fill_the_memory(narrow: Service) -> None:
+    process = psutil.Process(narrow.process.pid)
+    before, sent = process.memory_info().rss, 0
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=60) as endless, suppress(ConnectionError):
+        endless.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX: ")
+        while sent < 128 * MB:
+            endless.sendall(b"x" * MB)
+            sent += MB
+    grown = process.memory_info().rss - before
+    assert sent < 32 * MB and grown < 16 * MB, f"{sent / MB:.0f} MB were taken, memory grew by {grown / MB:.0f} MB"
+    assert narrow.ask("POST", "/judge", {"body": "好"}, token=CLIENT).status == 200
+
+
+def closed(connection: socket.socket, more: bytes) -> bool:
+    """Whether the other side has closed the connection, asked by sending `more`."""
+    try:
+        connection.sendall(more)
+        return connection.recv(65536) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("answered", "first", "more"), [(0, b"", b""), (0, b"GET /", b"x"), (1, b"GET / HTTP/1.1\r\nX: ", b"x")]
+)
+def test_headers_that_trickle_or_never_come_are_not_waited_for_and_others_are_answered(
+    narrow: Service, answered: int, first: bytes, more: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=60) as slow:
+        for _ in range(answered):
+            slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert slow.recv(65536).startswith(b"HTTP/1.1 200")
+        slow.settimeout(0.2)
+        slow.sendall(first)
+        end = time.monotonic() + 20  # --body-seconds is 1
+        while not closed(slow, more):
+            assert time.monotonic() < end
+            assert narrow.ask("GET", "/health").status == 200
 
 
 def test_with_client_tokens_set_nothing_is_judged_or_filed_without_one(narrow: Service) -> None:

@@ -237,6 +237,13 @@ def test_limits_that_no_request_could_meet_are_refused(changed: dict[str, Any], 
         ("han=tooshort", "entry 1 is not name=token"),
         (f"han={A},mei={A}", "entry 2 repeats"),
         (f"han={A},han={B}", "entry 2 repeats"),
+        (f"han={A},Han={B}", "entry 2 repeats .* a name but for case, width, spaces or what is invisible"),
+        (f"han={A},ｈａｎ={B}", "entry 2 repeats"),
+        (f"han mei={A},han\u3000 mei={B}", "entry 2 repeats"),
+        (f"han={A},ha\u200bn={B}", "entry 2 repeats"),
+        (f"\u200b={A}", "entry 1 is not name=token"),
+        (f"han={'é' * 20}", "entry 1 .* at least 16 printable ASCII characters without spaces; make one with"),
+        (f"han={A},mei=a token with some spaces", "entry 2 .* without spaces"),
     ],
 )
 def test_a_list_of_tokens_that_leaves_a_doubt_is_refused_without_a_token_in_the_message(

@@ -67,6 +67,15 @@ def test_no_function_behind_the_reviewers_tab_tells_or_does_anything_without_a_r
     assert case_id in call(demo, "s", opening["id"], [REVIEWERS["han"]])[1], "with a token it tells"
 
 
+def test_a_note_on_the_page_is_as_long_as_one_over_http_may_be(demo: Service) -> None:
+    most = {
+        c["props"].get("elem_id"): c["props"].get("max_length") for c in demo.ask("GET", "/config").body["components"]
+    }
+    assert most["x-appeal-note"] == most["x-note"] == 5000
+    schemas = demo.ask("GET", "/openapi.json").body["components"]["schemas"]
+    assert schemas["AppealIn"]["properties"]["note"]["maxLength"] == 5000
+
+
 def test_nothing_of_gradio_answers_but_what_the_page_needs(demo: Service, data: Path) -> None:
     secret = data / "appeals.sqlite3"
     for path in (

@@ -8,7 +8,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 
@@ -124,7 +124,7 @@ class Database:
             return f"another writer held it for {BUSY_SECONDS} s: try again, and end the one that hangs"
         if "statement timeout" in said:
             return f"the server took over {STATEMENT_SECONDS} s: lower its load and try again"
-        if "full" in said:
+        if "full" in said or "No space" in said:
             return "make room on the disk and try again"
         if self.sqlite:
             return "check that the file and its folder exist, can be written, and lie on a local disk"
@@ -132,8 +132,6 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring an empty or older database to HEAD; a second process waits for the first. Raises StoreError for a newer one."""
-        if self.sqlite and self.url.database is not None:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         with self._one_at_a_time():
             if self.version() == HEAD:
                 return
@@ -149,14 +147,27 @@ class Database:
         if not self.sqlite:
             yield
             return
-        with Path(f"{self.url.database}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._lock_file():
             with self._errors("nothing was read"), self.engine.connect() as connection:
                 raw = connection.connection.driver_connection
                 assert raw is not None
                 if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                     raw.execute("PRAGMA journal_mode = WAL")
             yield
+
+    def _lock_file(self) -> IO[str]:
+        """The file beside SQLite's, locked until it is closed; made with its folder where there is none."""
+        path = Path(f"{self.url.database}.lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            said = error.strerror or type(error).__name__
+            raise StoreError(
+                f"{self.shown}: nothing was read: {error.filename or path}: {said}; {self._remedy(said)}"
+            ) from None
+        return lock
 
     def version(self) -> str | None:
         """The step that the database is at, None when it is empty."""

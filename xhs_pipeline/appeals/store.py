@@ -30,7 +30,8 @@ from xhs_pipeline.appeals.tables import EVENTS, STORE_INFO
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.privacy import keyed_hash
 
-MAX_NOTE_CHARS = 500
+MAX_NOTE_SENT = 5000  # characters of a note that are looked at, whoever hands it in: masking takes time for each
+MAX_NOTE_CHARS = 500  # that are kept of it
 
 
 def store_url(data_dir: Path) -> str:
@@ -125,7 +126,7 @@ class AppealStore:
         """Appeal against a decision. Raises Refused for an unknown decision, a post that passed, a second appeal of the same
         appellant against it, and one over the policy's caps. In a burst it is taken, and waits for a reviewer's triage.
         """
-        who, limits = self.hash_of(appellant), Limits.of(self.policy.appeals)
+        who, limits, said = self.hash_of(appellant), Limits.of(self.policy.appeals), clean_note(note)
         with self.database.write() as db:
             decision = decisions.find(db, decision_id)
             if decision is None:
@@ -152,7 +153,7 @@ class AppealStore:
                 "origin_id": once,
             }
             opener |= {"case_kind": states.APPEAL, "kind": states.FILED, "actor_hash": who, "actor_role": states.AUTHOR}
-            event_id = append(db, opener | {"flag": flag, "note": clean_note(note)})
+            event_id = append(db, opener | {"flag": flag, "note": said})
         return Filed(opener["case_id"], event_id, states.FILED, flag)
 
     @staticmethod
@@ -195,14 +196,14 @@ class AppealStore:
 
     def triage(self, case_id: str, reviewer: str, note: str = "") -> CaseState:
         """Say that a case is one of its own, which one that came in a burst needs before it can be voted on."""
-        who = self.hash_of(reviewer)
+        who, said = self.hash_of(reviewer), clean_note(note)
         with self.database.write() as db:
             case, reason = self._reviewed(db, case_id, who)
             if case.triaged and reason is None:
                 raise Refused("repeated")
             if reason and reason != "not_triaged":
                 raise Refused(reason, str(case.state) if reason == "closed" else "")
-            self._add(db, case, states.TRIAGED, who, states.REVIEWER, note=clean_note(note))
+            self._add(db, case, states.TRIAGED, who, states.REVIEWER, note=said)
             return self._state(db, case_id)
 
     def vote(
@@ -224,6 +225,7 @@ class AppealStore:
         if verdict_id is None or not self.policy.allows(verdict_id, category):
             raise Refused("label_not_allowed", f"policy {self.policy.version}")
         came_from = {"origin": origin[0], "origin_id": origin[1]} if origin else {}
+        said = {"verdict": verdict_id, "category": category, "note": clean_note(note), **came_from}
         with self.database.write() as db:
             if origin and db.execute(sa.select(EVENTS.c.event_id).filter_by(**came_from)).first():
                 raise Refused("imported")
@@ -232,7 +234,6 @@ class AppealStore:
                 raise Refused(reason, str(case.state) if reason == "closed" else "")
             if any(vote.reviewer_hash == who and vote.label == (verdict_id, category) for vote in case.votes):
                 raise Refused("repeated")
-            said = {"verdict": verdict_id, "category": category, "note": clean_note(note), **came_from}
             self._add(db, case, states.VOTED, who, states.REVIEWER, **said)
             return settle(db, self._state(db, case_id), self.policy, self.clock())
 
@@ -302,7 +303,10 @@ class AppealStore:
 
 
 def clean_note(note: str) -> str | None:
-    """A note without identifiers, cut to MAX_NOTE_CHARS; None for an empty one."""
+    """A note without identifiers, cut to MAX_NOTE_CHARS; None for an empty one. Of a longer one than MAX_NOTE_SENT the rest is
+    not looked at. Call it outside of transactions: every writer would wait for the masking.
+    """
+    note = note[:MAX_NOTE_SENT]
     if not note.strip():
         return None
     from xhs_pipeline.curation.identifiers import mask

@@ -7,14 +7,17 @@ XHS_CLIENT_TOKENS     name=token,...: who may judge and file appeals; without an
 import hashlib
 import hmac
 import os
+import re
 from dataclasses import dataclass, field
 
 from fastapi import Request
 from fastapi.security import HTTPAuthorizationCredentials
 
+from xhs_pipeline.privacy import person_hash
 from xhs_pipeline.serve.messages import Problem
 
 MIN_TOKEN_CHARS = 16
+TOKEN = re.compile(f"[!-~]{{{MIN_TOKEN_CHARS},}}")  # what an HTTP header carries as it is
 CLIENT, REVIEWER = "client", "reviewer"
 VARIABLES = {CLIENT: "XHS_CLIENT_TOKENS", REVIEWER: "XHS_REVIEWER_TOKENS"}
 
@@ -27,21 +30,30 @@ class Tokens:
 
     @classmethod
     def from_environment(cls) -> "Tokens":
-        """Raises ValueError naming the variable, never a token, when one is no list, too short or given twice."""
+        """Raises ValueError naming the variable, never a token, when one is no list, too short, not to be sent in a header or
+        given twice, and when two names are one person's, only typed in another way: two must agree who are not one.
+        """
         found: dict[str, dict[bytes, str]] = {}
-        seen: set[bytes] = set()
+        seen: set[bytes | tuple[str, str]] = set()
         for role, variable in VARIABLES.items():
             found[role] = {}
             for place, entry in enumerate(filter(None, os.environ.get(variable, "").split(",")), start=1):
                 name, equals, token = entry.strip().partition("=")
-                if not (name and equals) or len(token) < MIN_TOKEN_CHARS:
+                try:
+                    person = (role, person_hash(b"", name))
+                except ValueError:
+                    person = None
+                if not (person and equals and TOKEN.fullmatch(token)):
                     raise ValueError(
-                        f"{variable}: entry {place} is not name=token with a token of at least {MIN_TOKEN_CHARS} "
-                        "characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+                        f"{variable}: entry {place} is not name=token with a token of at least {MIN_TOKEN_CHARS} printable "
+                        "ASCII characters without spaces; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
                     )
-                if _digest(token) in seen or name in found[role].values():
-                    raise ValueError(f"{variable}: entry {place} repeats a name or a token; each person needs one")
-                seen.add(_digest(token))
+                if not seen.isdisjoint({_digest(token), person}):
+                    raise ValueError(
+                        f"{variable}: entry {place} repeats a token, or a name but for case, width, spaces or what is invisible; "
+                        "each person needs one name and one token"
+                    )
+                seen |= {_digest(token), person}
                 found[role][_digest(token)] = name
         return cls(found)
 

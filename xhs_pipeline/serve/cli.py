@@ -23,7 +23,7 @@ HELP = {
     "requests": "answered at once, of any kind",
     "body_mb": "MB of one request",
     "bodies_mb": "MB of all requests at once",
-    "body_seconds": "for sending a request",
+    "body_seconds": "for sending a request: its headers, then its body",
     "request_posts": "posts in one request",
     "waiting_posts": "posts taken and not yet answered; more are answered 429",
     "batch_posts": "posts that the model is asked about at once",
@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     from xhs_pipeline.policy import load_policy
     from xhs_pipeline.privacy import load_hmac_key
     from xhs_pipeline.serve.auth import CLIENT, Tokens
+    from xhs_pipeline.serve.protocol import within
 
     if options.command == "demo":
         from xhs_pipeline.serve.demo.mounted import create_demo as create
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
             create(data, store, tokens, limits),
             host=options.host,
             port=options.port,
+            http=within(limits.body_seconds),
             access_log=False,
             log_config=LOGGING,
             timeout_graceful_shutdown=int(limits.request_seconds) + 5,

@@ -24,7 +24,7 @@ WATCHED = ("/health", "/metrics")  # what tells of an overload is not turned awa
 class Limits:
     """Sizes and times that a service is started with; all at least 1, times above 0.
 
-    requests: answered at once, of any kind. body_mb: of one request. bodies_mb: of all requests at once, whose posts are in memory. body_seconds: to send one.
+    requests: answered at once, of any kind. body_mb: of one request. bodies_mb: of all requests at once, whose posts are in memory. body_seconds: to send one, and as long for its headers.
     request_posts: in one request. waiting_posts: taken and not yet answered; more are turned away. batch_posts: that the model
     is asked about at once (1: one at a time). gather_seconds: how long a post waits at most for company before the model, while others are being cleaned, and before cleaning, while the model is busy.
     request_seconds: until an answer. image_seconds: for one image or text in cleaning; the largest image admitted takes about

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from xhs_pipeline.appeals.records import CaseView
+from xhs_pipeline.appeals.store import MAX_NOTE_SENT
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, MAX_IMAGES
 
 DECISION_ID = r"^[0-9a-f]{32}$"
@@ -80,7 +81,7 @@ class ErrorOut(BaseModel):
 class AppealIn(_In):
     decision_id: str = Field(pattern=DECISION_ID)
     appellant: str = Field(min_length=1, max_length=MAX_ID_CHARS, description="who appeals; kept as a keyed hash alone")
-    note: str = Field("", max_length=5000, description="de-identified and cut before it is kept")
+    note: str = Field("", max_length=MAX_NOTE_SENT, description="de-identified and cut before it is kept")
 
 
 class FiledOut(BaseModel):
@@ -94,13 +95,13 @@ class WithdrawIn(_In):
 
 
 class TriageIn(_In):
-    note: str = Field("", max_length=5000)
+    note: str = Field("", max_length=MAX_NOTE_SENT)
 
 
 class VoteIn(_In):
     verdict: str = Field(max_length=64, description="the policy's id or label")
     category: str = Field(max_length=64)
-    note: str = Field("", max_length=5000)
+    note: str = Field("", max_length=MAX_NOTE_SENT)
 
 
 class EventOut(BaseModel):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from xhs_pipeline.vlm.card import read_card
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two looks at the pointer
+FOLDERS = re.compile(r"(?<![\w./-])/(?:[^\s/'\":;,]+/)*(?=[^\s/])", re.ASCII)  # an absolute path up to its last part
 RETRY_SECONDS = 30.0  # after a model that could not be loaded
 
 
@@ -59,7 +61,8 @@ def load(data: Path, champion: Champion) -> InUse:
 
 
 class ModelInUse:
-    """`current` is the champion, None before there is one; `problem` says why the newest pointer is not served.
+    """`current` is the champion, None before there is one; `problem` says why the newest pointer is not served, to anyone who
+    asks: it names files within the data folder, and the log says where that is.
 
     A pointer that cannot be read or a model that cannot be loaded leaves what is in use in use.
     """
@@ -75,17 +78,21 @@ class ModelInUse:
             # gathered, since a model's folder can hold anything and what is in use must survive all of it
             [error] = await asyncio.gather(asyncio.to_thread(self._look), return_exceptions=True)
             if error is not None:
-                self.problem = f"{type(error).__name__}: {error}"
-                log.error("the pointer moved, but its model cannot be served: %s", self.problem)
+                said = f"{type(error).__name__}: {error}"
+                self.problem = self._shown(said)
+                log.error("the pointer moved, but its model cannot be served: %s", said)
             await asyncio.sleep(LOOK_SECONDS if error is None else RETRY_SECONDS)
 
     def _look(self) -> None:
         champion = read_champion(self.data / RELEASES)
         if champion is None:
-            self.problem = (
+            said = (
                 f"{self.data / RELEASES / POINTER}: missing, so no model is in use; materialise released_model (whose reason says "
                 "why a model is held), or name the data folder in XHS_DATA_DIR"
             )
+            if self.problem != (shown := self._shown(said)):
+                log.warning("%s", said)
+            self.problem = shown
         elif self.current is None or champion != self.current.champion:
             before = self.current.version if self.current else "none"
             self.current = load(self.data, champion)
@@ -95,3 +102,7 @@ class ModelInUse:
             gc.collect()
         else:
             self.problem = None
+
+    def _shown(self, said: str) -> str:
+        """Without the data folder, and of other files the names alone: whoever may not log in learns nothing of the machine."""
+        return FOLDERS.sub("", said.replace(f"{self.data}/", ""))

@@ -27,6 +27,7 @@ STATUS = {
     "unknown_decision": 404, "unknown_case": 404, "author_cap": 429, "group_cap": 429, "passed_post": 409, "duplicate": 409,
     "closed": 409, "not_triaged": 409, "repeated": 409, "not_the_appellant": 403, "erased": 410, "own_decision": 403, "own_appeal": 403,
 }  # fmt: skip
+MAX_CURSOR = 2**63 - 1  # that a database has room for
 REVIEW_BEARER = HTTPBearer(auto_error=False, scheme_name="reviewer", description="a token of XHS_REVIEWER_TOKENS")
 CLIENT_BEARER = HTTPBearer(auto_error=False, description="only where XHS_CLIENT_TOKENS is set")
 
@@ -82,7 +83,7 @@ def queue(
     store: Store,
     state: str | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    after: int | None = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_CURSOR)] = None,
 ) -> QueueOut:
     """The oldest open cases, or those in `state`; without their images."""
     try:

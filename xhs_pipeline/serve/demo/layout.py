@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from xhs_pipeline.appeals.store import AppealStore
+from xhs_pipeline.appeals.store import MAX_NOTE_SENT, AppealStore
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.fields import MAX_IMAGES
 from xhs_pipeline.serve.auth import CLIENT, REVIEWER, Tokens
@@ -52,8 +52,9 @@ def _judge_tab(judging: Callable[[], Judging], store: AppealStore, tokens: Token
             result = _html(render.message("填写帖子，然后按“判定”。"), "x-result")
             with gr.Group(visible=False, elem_id="x-appeal-box") as appeal_box:
                 note = gr.Textbox(
-                    label="不同意这个决定？申诉理由（可不填；保存前会去标识）", lines=2, elem_id="x-appeal-note"
-                )
+                    label="不同意这个决定？申诉理由（可不填；保存前会去标识）", lines=2, max_length=MAX_NOTE_SENT,
+                    elem_id="x-appeal-note",
+                )  # fmt: skip
                 appeal = gr.Button("申诉", elem_id="x-appeal")
             told = _html("", "x-appeal-told")
 
@@ -99,7 +100,9 @@ def _review_tab(review: Review, policy: Policy, on: bool) -> None:
                 verdict = gr.Radio([(f"{n} {v.label}", v.id) for n, v in enumerate(policy.verdicts, start=1)],
                                    label="您的结论", elem_id="x-verdict")  # fmt: skip
                 category = gr.Radio(categories, label="违规类别（通过时不用选）", elem_id="x-category")
-                note = gr.Textbox(label="备注（可不填；保存前会去标识）", lines=2, elem_id="x-note")
+                note = gr.Textbox(
+                    label="备注（可不填；保存前会去标识）", lines=2, max_length=MAX_NOTE_SENT, elem_id="x-note"
+                )
                 vote = gr.Button("提交结论", variant="primary", elem_id="x-vote")
 
     outputs = [notice, work, queue, post, answer, triage, verdict, category, note, shown]
