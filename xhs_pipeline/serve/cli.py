@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             host=options.host,
             port=options.port,
             http=within(limits.body_seconds),
+            ws="none",  # no route speaks it, and the guard counts none
             access_log=False,
             log_config=LOGGING,
             timeout_graceful_shutdown=int(limits.request_seconds) + 5,
