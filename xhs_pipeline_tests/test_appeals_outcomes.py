@@ -1,12 +1,13 @@
 """Which appeals become labels, and what those labels do to posts."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from xhs_pipeline.appeals.evidence import as_judged
+from xhs_pipeline.appeals.evidence import as_judged, evidence
 from xhs_pipeline.appeals.outcomes import (
     OUTCOMES,
     Derived,
@@ -15,8 +16,10 @@ from xhs_pipeline.appeals.outcomes import (
     effective_digest,
     label_provenance,
 )
-from xhs_pipeline.appeals.records import text_group
+from xhs_pipeline.appeals.records import Content, Snapshot
 from xhs_pipeline.posts.schema import UNIQUE_POSTS
+from xhs_pipeline_tests.splits import jpeg, posts_folder
+from xhs_pipeline_tests.splits import post as unique_post
 from xhs_pipeline_tests.test_appeals_events import POLICY, event, lines, parse
 
 
@@ -245,22 +248,50 @@ def judged(post_id: str, group: str | None) -> dict[str, Any]:
 
 
 def test_a_post_that_was_edited_since_keeps_the_label_that_it_came_with():
+    words, pictures = Content("原文").group_id, Content("", ("a", "b")).group_id
     rows = [
-        judged("same", text_group("原文")), judged("edited", text_group("原文")), judged("emptied", text_group("原文")),
-        judged("pictures", "images:00"), judged("captioned", "images:00"), judged("of a file", "post:of a file"),
-        judged("unknown", None), judged("not there", text_group("原文")),
+        judged("same", words), judged("edited", words), judged("emptied", words), judged("illustrated", words),
+        judged("pictures", pictures), judged("captioned", pictures), judged("other pictures", pictures),
+        judged("of a file", "post:of a file"), judged("unknown", None), judged("not there", words),
     ]  # fmt: skip
-    texts = {
-        "same": "原文",
-        "edited": "改过",
-        "emptied": "",
-        "pictures": "",
-        "captioned": "新字",
-        "of a file": "任何",
-        "unknown": "x",
-    }
-    kept = as_judged(pa.Table.from_pylist(rows, schema=OUTCOMES), texts)["post_id"].to_pylist()
+    today = {
+        "same": Content("原文"), "edited": Content("改过"), "emptied": Content(""), "illustrated": Content("原文", ("a",)),
+        "pictures": Content("", ("a", "b")), "captioned": Content("新字", ("a", "b")), "other pictures": Content("", ("a", "c")),
+        "of a file": Content("任何"), "unknown": Content("x"),
+    }  # fmt: skip
+    kept = as_judged(pa.Table.from_pylist(rows, schema=OUTCOMES), today)["post_id"].to_pylist()
     assert kept == ["same", "pictures", "of a file", "unknown", "not there"]
+
+
+def test_images_that_a_model_is_never_shown_need_not_have_been_judged():
+    seen = pa.Table.from_pylist([judged("p", Content("原文", ("a", "b")).group_id)], schema=OUTCOMES)
+    today = {"p": Content("原文", ("a", "b", "c"))}
+    assert [as_judged(seen, today, max_images=most).num_rows for most in (1, 2, 3, None)] == [1, 1, 0, 0]
+    assert as_judged(seen, {"p": Content("原文", ("a",))}, max_images=1).num_rows == 0, "one that was judged is gone"
+
+
+def test_a_label_lands_only_on_the_text_and_the_pictures_that_were_judged(tmp_path: Path):
+    harmless, other = jpeg(1), jpeg(2)
+
+    def unique(number: int, match_text: str, *images: bytes) -> dict[str, Any]:
+        shown = [{"bytes": image, "path": f"{place}.jpg"} for place, image in enumerate(images)]
+        return unique_post(number, match_text=match_text) | {"images": shown}
+
+    def said(post_id: str, body: str, *images: bytes) -> dict[str, Any]:
+        return judged(post_id, Snapshot(post_id, "", body, images).group_id)
+
+    posts = [
+        unique(1, "周末公园散步", other), unique(2, "", other), unique(3, "加微信领红包"), unique(4, "周末公园散步", harmless),
+        unique(5, "今天天气好", harmless), unique(6, "明天下雨"),
+    ]  # fmt: skip
+    removed = {"edited copy": "p-3", "same copy": "p-5", "copy of a file": "p-6"}
+    folder = posts_folder(tmp_path, posts, removed)
+    outcomes = [
+        said("p-1", "周末公园散步", harmless), said("p-2", "", harmless), said("edited copy", "周末公园散步"),
+        said("p-4", "周末，公园散步。", harmless), said("same copy", "今天天气好", harmless), judged("copy of a file", "post:copy of a file"),
+    ]  # fmt: skip
+    found = evidence(pa.Table.from_pylist(outcomes, schema=OUTCOMES), folder)
+    assert (found.outcomes["post_id"].to_pylist(), found.missing, found.edited) == (["p-4", "p-5", "p-6"], 0, 3)
 
 
 def test_a_label_says_which_events_gave_it_and_when_and_one_that_came_with_the_post_has_none():

@@ -312,6 +312,24 @@ def test_one_content_is_appealed_so_often_in_seven_days_whoever_posts_it(store: 
     assert copy(1001).flag is None
 
 
+def test_people_who_write_the_same_words_under_other_pictures_do_not_use_up_each_others_appeals(
+    store: AppealStore, clock: Clock
+) -> None:
+    def photo(n: int, picture: bytes) -> Filed:
+        post = Snapshot(f"p-{n}", "", "今日穿搭", (picture,))
+        return store.file_appeal(store.log_decision(post, Decision("m", "v", "remove", "私域引流")), f"author-{n}")
+
+    many = LIMITS["max_per_group_per_week"] + 1
+    assert [photo(n, b"picture %d" % n).flag for n in range(many)] == [None] * many
+    for n in range(1, many):
+        clock.move(hours=1)
+        photo(1000 + n, b"picture 0")
+    with pytest.raises(Refused) as refused:
+        photo(2000, b"picture 0")
+    assert refused.value.reason == "group_cap" and "七天内的申诉已达上限" in refused.value.zh
+    assert "outcome" not in refused.value.en, "what becomes of the others is not promised to this one"
+
+
 def test_a_burst_is_taken_counted_and_waits_for_a_reviewer(store: AppealStore, clock: Clock) -> None:
     flags = []
     for n in range(LIMITS["burst"]["per_author"] + 2):

@@ -1,5 +1,6 @@
 """From unique posts to conversations: safe text, stable groups, honest labels, and files that other trainers load."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from xhs_pipeline.appeals.evidence import evidence
 from xhs_pipeline.appeals.outcomes import OUTCOMES
-from xhs_pipeline.appeals.records import text_group
+from xhs_pipeline.appeals.records import Content
 from xhs_pipeline.artifacts import ArtifactStore, RejectedArtifact, read_json
 from xhs_pipeline.curation.text import ELISION
 from xhs_pipeline.splits.conversation import (
@@ -155,16 +156,22 @@ def test_a_label_from_an_audit_says_so_and_counts_as_one_on_appeal_does(tmp_path
 def test_a_post_that_was_edited_after_it_was_judged_keeps_its_own_label(tmp_path: Path) -> None:
     posts = sample()
     outcomes = outcomes_file(tmp_path, event(1, post="p-1"), event(2, "overturned", post="p-1"))
-    for name, judged in (("edited", "别的话"), ("as it was", posts[1]["match_text"])):
+    pictures = tuple(hashlib.sha256(image["bytes"]).hexdigest() for image in posts[1]["images"])
+    versions = {
+        "as it was": Content(posts[1]["match_text"], pictures),
+        "edited": Content("别的话", pictures),
+        "other pictures": Content(posts[1]["match_text"], pictures[:-1]),
+    }
+    for name, judged in versions.items():
         table = pq.read_table(outcomes).to_pylist()
-        pq.write_table(pa.Table.from_pylist([table[0] | {"group_id": text_group(judged)}], OUTCOMES), outcomes)
+        pq.write_table(pa.Table.from_pylist([table[0] | {"group_id": judged.group_id}], OUTCOMES), outcomes)
         folder = tmp_path / name
         (folder / "work").mkdir(parents=True)
         built = write_splits(
             posts_folder(folder, posts), outcomes, issues_file(tmp_path, []), POLICY, PROFILE, folder / "work"
         )
         rows = rows_of({split: pq.read_table(folder / "work" / f"{split}.parquet").to_pylist() for split in SPLITS})
-        edited = name == "edited"
+        edited = name != "as it was"
         assert (rows["p-1"]["verdict"], rows["p-1"]["label_source"]) == (
             ("remove", "source") if edited else ("pass", "appeal")
         )

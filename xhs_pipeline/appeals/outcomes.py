@@ -19,7 +19,7 @@ from xhs_pipeline.posts.schema import QUARANTINE
 DECIDED_SOURCES = (APPEAL, AUDIT)  # the label_source of a post whose label reviewers decided: the kind of its case
 
 # One row a post: the label that its latest decided case gave it. event_id is the event that decided it, event_ids all that led
-# there, reviewer_hashes those who agreed on it. group_id: the content that was judged, see records.text_group.
+# there, reviewer_hashes those who agreed on it. group_id: the content that was judged, see records.Content.
 OUTCOMES = pa.schema(
     [
         ("case_id", pa.string()),
@@ -205,8 +205,7 @@ def follow_duplicates(outcomes: pa.Table, kept_for: Mapping[str, str]) -> pa.Tab
     by_post: dict[str, dict[str, Any]] = {}
     for row in sorted(outcomes.to_pylist(), key=lambda outcome: outcome["event_id"]):
         post_id = kept_for.get(row["post_id"], row["post_id"])
-        # what was judged is the duplicate's content, which need not be the kept post's to the letter
-        by_post[post_id] = row if post_id == row["post_id"] else row | {"post_id": post_id, "group_id": None}
+        by_post[post_id] = row | {"post_id": post_id}
     return pa.Table.from_pylist([by_post[post_id] for post_id in sorted(by_post)], schema=outcomes.schema)
 
 
