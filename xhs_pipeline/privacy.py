@@ -7,6 +7,8 @@ import secrets
 import unicodedata
 from pathlib import Path
 
+UNSEEN = ("Cf", "Cc")  # Unicode's categories of format and control characters
+
 
 def load_hmac_key(data_dir: Path) -> bytes:
     """The key for `keyed_hash`: XHS_HMAC_KEY, else `data_dir/.hmac_key`, made on first use with mode 0600.
@@ -43,6 +45,20 @@ def keyed_hash(key: bytes, value: str) -> str:
     """HMAC-SHA256 of the NFKC form of `value`, the first 32 hex digits (128 bits)."""
     text = unicodedata.normalize("NFKC", value).strip()
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def person_hash(key: bytes, name: str) -> str:
+    """`keyed_hash` of a person's name however it is typed: width, case, blanks and what nobody sees make nobody another person.
+
+    Raises ValueError where nothing of the name is left.
+    """
+    seen = "".join(
+        c for c in unicodedata.normalize("NFKC", name) if c.isspace() or unicodedata.category(c) not in UNSEEN
+    )
+    typed = unicodedata.normalize("NFKC", " ".join(seen.casefold().split()))
+    if not typed:
+        raise ValueError("the name is empty")
+    return keyed_hash(key, typed)
 
 
 def key_fingerprint(key: bytes) -> str:

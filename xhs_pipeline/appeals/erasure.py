@@ -1,5 +1,6 @@
 """Erasing what an author wrote, within a transaction of the appeals store; ids, decisions and what became of cases stay."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,12 +27,18 @@ class Erased:
     from_log: bool = True
 
 
-def erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> Erased:
-    """Empty the author's snapshots and notes; their open cases expire. The trace in `erasures` comes first: triggers ask for it.
+def erase(db: sa.Connection, policy: Policy, author_hashes: Sequence[str], at: datetime) -> Erased:
+    """Empty the snapshots and notes of an author, known by any of these hashes; their open cases expire. A trace in `erasures`
+    for each hash comes first: triggers ask for it.
 
     The labels that cases came to stay, by post id and hash of the text: they fit a post only where it is still among the posts, as
     it was judged.
     """
+    every = [_erase(db, policy, author_hash, at) for author_hash in author_hashes]
+    return Erased(*(sum(getattr(gone, name) for gone in every) for name in ("snapshots", "images", "notes", "closed")))
+
+
+def _erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> Erased:
     mine = sa.and_(SNAPSHOTS.c.author_hash == author_hash, SNAPSHOTS.c.erased_at.is_(None))
     all_mine = sa.select(SNAPSHOTS.c.snapshot_id).where(SNAPSHOTS.c.author_hash == author_hash)
     of_mine = SNAPSHOT_IMAGES.c.snapshot_id.in_(

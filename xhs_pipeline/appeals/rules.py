@@ -69,16 +69,16 @@ def over_cap(
 
     One that is dated later than `now` counts too: a clock that was set back frees nobody.
     """
-    if sum(at > now - WEEK for at in by_author) >= limits.author_week:
+    if sum(now - at < WEEK for at in by_author) >= limits.author_week:
         return "author_cap"
-    return "group_cap" if sum(at > now - WEEK for at in about_group) >= limits.group_week else None
+    return "group_cap" if sum(now - at < WEEK for at in about_group) >= limits.group_week else None
 
 
 def burst(limits: Limits, now: datetime, by_author: Sequence[datetime], about_group: Sequence[datetime]) -> str | None:
     """author_burst or group_burst where one more appeal at `now` belongs to a flood, else None."""
-    if sum(at > now - limits.burst for at in by_author) >= limits.author_burst:
+    if sum(now - at < limits.burst for at in by_author) >= limits.author_burst:
         return "author_burst"
-    return "group_burst" if sum(at > now - limits.burst for at in about_group) >= limits.group_burst else None
+    return "group_burst" if sum(now - at < limits.burst for at in about_group) >= limits.group_burst else None
 
 
 def may_vote(case: CaseState, reviewer_hash: str, author_hash: str | None = None) -> str | None:
