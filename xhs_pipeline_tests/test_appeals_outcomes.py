@@ -14,6 +14,7 @@ from xhs_pipeline.appeals.outcomes import (
     apply_outcomes,
     derive_outcomes,
     effective_digest,
+    follow_duplicates,
     label_provenance,
 )
 from xhs_pipeline.appeals.records import Content, Snapshot
@@ -112,6 +113,29 @@ def test_two_appeals_against_one_decision_that_end_differently_are_a_disagreemen
     assert reasons(got) == ["reviewers_disagree", "reviewers_disagree"]
     agreed = derive(event(1, **one), event(2, **two), event(3, "upheld", appeal="a-2"), event(4, "upheld"))
     assert labels(agreed)["p-1"] == ("upheld", "remove", "私域引流")
+
+
+def test_where_a_file_does_not_tell_the_content_one_reviewer_takes_back_no_severe_label_of_the_post():
+    upheld = [event(1, category="诈骗"), event(2, "upheld", actor="han")]
+    one = [event(3, appeal="a-2"), event(4, "overturned", appeal="a-2", actor="bo")]
+    got = derive(*upheld, *one)
+    assert got.outcomes.num_rows == 0 and reasons(got) == ["reviewers_disagree"] * 2
+    two = [event(3, appeal="a-2", category="诈骗"), event(5, "overturned", appeal="a-2", actor="cy")]
+    voted = event(4, "voted", appeal="a-2", actor="bo", verdict="pass", category="正常")
+    got = derive(*upheld, *two, voted)
+    assert labels(got) == {"p-1": ("overturned", "pass", "正常")} and reasons(got) == ["superseded"]
+
+
+def test_of_outcomes_about_copies_of_a_post_the_latest_stands_unless_it_alone_takes_back_a_severe_one():
+    severe, mild = (
+        [event(n, appeal=f"a-{n}", post=post, category=category), event(n + 1, "upheld", appeal=f"a-{n}", post=post)]
+        for n, post, category in ((1, "copy", "诈骗"), (3, "kept", "私域引流"))
+    )
+    kept_for = {"copy": "kept"}
+    assert follow_duplicates(derive(*severe, *mild).outcomes, kept_for).num_rows == 0
+    graver = [event(5, appeal="a-5", post="copy", category="诈骗"), event(6, "upheld", appeal="a-5", post="copy")]
+    followed = follow_duplicates(derive(*mild, *graver).outcomes, kept_for)
+    assert followed.select(["post_id", "category"]).to_pylist() == [{"post_id": "kept", "category": "诈骗"}]
 
 
 def test_of_one_persons_appeals_against_one_decision_the_first_counts():

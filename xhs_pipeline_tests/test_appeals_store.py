@@ -118,6 +118,29 @@ def test_taking_severity_3_back_waits_for_a_second_reviewer(store: AppealStore) 
     assert store.vote(case_id, "two", "pass", "正常").state == "overturned"
 
 
+@pytest.mark.parametrize("again", ["p-5", "p-6"])
+def test_a_severe_label_is_not_taken_back_by_judging_the_same_content_again(store: AppealStore, again: str) -> None:
+    def reviewed(post_id: str, category: str, reviewer: str, verdict: str, label: str) -> None:
+        decision = Decision("m", "v", "remove", category)
+        appeal = store.file_appeal(store.log_decision(Snapshot(post_id, "", "稳赚不赔"), decision), f"for {reviewer}")
+        assert not store.vote(appeal.case_id, reviewer, verdict, label).open
+
+    def labels() -> dict[str, str]:
+        found = derive_outcomes(store.events(), POLICY)
+        reasons.append(found.quarantine["reason"].to_pylist())
+        return dict(zip(found.outcomes["post_id"].to_pylist(), found.outcomes["category"].to_pylist(), strict=True))
+
+    reasons: list[list[str]] = []
+    reviewed("p-5", "诈骗", "han", "remove", "诈骗")
+    assert labels() == {"p-5": "诈骗"}
+    reviewed(again, "私域引流", "bo", "pass", "正常")
+    assert labels() == {} and reasons[-1] == ["reviewers_disagree"] * 2
+    reviewed(again, "私域引流", "bo", "pass", "正常") if again == "p-6" else None
+    assert labels() == {}, "one reviewer stays one, however often"
+    reviewed(again, "私域引流", "cy", "pass", "正常")
+    assert labels()[again] == "正常"
+
+
 def test_reviewers_who_disagree_escalate_the_case_until_they_agree(store: AppealStore) -> None:
     case_id = filed(store, category="诈骗").case_id
     store.vote(case_id, "one", "pass", "正常")

@@ -369,7 +369,8 @@ def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_las
         event(1, "filed", appeal="a-1", post="p-52", verdict="remove", category="私域引流"),
         event(2, "filed", appeal="a-2", post="p-51", verdict="remove", category="诈骗"),
         event(3, "upheld", appeal="a-2", post="p-51"),
-        event(4, "overturned", appeal="a-1", post="p-52"),
+        event(4, "voted", appeal="a-1", post="p-52", verdict="pass", category="正常"),
+        event(6, "overturned", appeal="a-1", post="p-52"),
         event(5, "filed", appeal="a-3", post="p-101", verdict="remove", category="诈骗"),
     )
     work = tmp_path / "work"
@@ -385,6 +386,19 @@ def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_las
         "标题52",
     )
     assert built.counts["brought_back_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_one_reviewer_brings_no_duplicate_back_against_a_severe_label_that_another_upheld(tmp_path: Path) -> None:
+    aside = [post(n, set_id="set-1", group_id="g-1") for n in (51, 52)]
+    folder = tmp_path / "unique"
+    gone = [{"post_id": row["post_id"], "reason": "label_conflict"} for row in aside]
+    write_unique_folder(folder, [post(n) for n in range(40)], gone, aside)
+    upheld = [event(1, appeal="a-2", post="p-51", category="诈骗"), event(2, "upheld", appeal="a-2", post="p-51")]
+    appeals = outcomes_file(tmp_path, *upheld, event(3, post="p-52"), event(4, "overturned", post="p-52"))
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
+    assert failed(built) == [] and built.counts["brought_back_on_appeal"] == 0
 
 
 def test_an_older_adapter_knows_a_test_group_that_has_joined_one_it_was_trained_on(tmp_path: Path) -> None:

@@ -96,7 +96,12 @@ def reviewers_needed(first: tuple[str | None, str | None], label: Label, policy:
     """
     known = policy.category(first[1]) if first[1] else None
     graver = known.severity if known else TWO_REVIEWERS_FROM
-    return 2 if graver >= TWO_REVIEWERS_FROM > policy.severity(label[1]) else 1
+    return reviewers_between(graver, policy.severity(label[1]))
+
+
+def reviewers_between(severity: int, later: int) -> int:
+    """How many reviewers it takes to put a label of severity `later` in the place of one of `severity`."""
+    return 2 if severity >= TWO_REVIEWERS_FROM > later else 1
 
 
 def adjudication(first: tuple[str | None, str | None], label: Label, policy: Policy) -> str:

@@ -4,7 +4,7 @@ Each row is one conversation with its images embedded; the other columns say whe
 those that other trainers give a meaning to (label, channel, objects, tools, solution, margin).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.evidence import as_judged, contents, landing
-from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance
+from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance, standing
 from xhs_pipeline.artifacts import Built, write_json
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, kept_posts, open_parquet, unique_files, write_table
@@ -177,10 +177,13 @@ def _conflict_sets(conflicts_file: Path) -> dict[str, str]:
 
 
 def _brought_back(set_of: Mapping[str, str], outcomes: pa.Table) -> dict[str, str]:
-    """Of every appealed post among the label conflicts, the one of its duplicate set that the latest outcome names."""
-    appealed = [row["post_id"] for row in sorted(outcomes.to_pylist(), key=lambda row: row["event_id"])]
-    latest = {set_of[post_id]: post_id for post_id in appealed if post_id in set_of}
-    return {post_id: latest[set_of[post_id]] for post_id in appealed if post_id in set_of}
+    """Of every appealed post among the label conflicts, the one of its duplicate set whose outcome stands, if any does."""
+    appealed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in outcomes.to_pylist():
+        if row["post_id"] in set_of:
+            appealed[set_of[row["post_id"]]].append(row)
+    stands = [(rows, standing(rows)) for rows in appealed.values()]
+    return {row["post_id"]: latest["post_id"] for rows, latest in stands if latest for row in rows}
 
 
 def _illustrated(files: Sequence[Path]) -> set[str]:
