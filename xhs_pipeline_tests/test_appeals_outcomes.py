@@ -83,7 +83,7 @@ def test_an_open_appeal_gives_no_label_and_no_fault():
 @pytest.mark.parametrize("closing", ["withdrawn", "expired"])
 @pytest.mark.parametrize("order", [(2, 3), (3, 2)])
 def test_a_withdrawn_or_expired_appeal_never_becomes_a_label(closing: str, order: tuple[int, int]):
-    got = derive(event(1), event(order[0], "overturned"), event(order[1], closing))
+    got = derive(event(1), event(order[0], "overturned"), event(order[1], closing, actor="person-1"))
     assert got.outcomes.num_rows == 0
 
 

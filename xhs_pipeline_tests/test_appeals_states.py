@@ -23,6 +23,10 @@ def vote(event_id: int, judge: str, **label: Any) -> dict[str, Any]:
     return event(event_id, "voted", actor=judge, **({"verdict": "remove", "category": "私域引流"} | label))
 
 
+def withdrawn(event_id: int, by: str | None = "person-1") -> dict[str, Any]:
+    return event(event_id, "withdrawn", actor=by)
+
+
 def settled(event_id: int, kind: str) -> dict[str, Any]:
     return event(event_id, kind, actor=None)
 
@@ -46,11 +50,17 @@ TABLE: list[tuple[str, list[dict[str, Any]], str | None, list[str]]] = [
     ("decided, contradicted", [event(1), event(2, "upheld", actor="a"), event(3, "overturned", actor="b")], "escalated", []),
     ("decided, corrected", [event(1), event(2, "upheld", actor="a"), event(3, "overturned", actor="a")], "overturned", []),
     ("decided, unsaid", [event(1), event(2, "upheld", actor="a"), vote(3, "a", **PASSING)], "voted", []),
-    ("withdrawn", [event(1), event(2, "withdrawn")], "withdrawn", []),
-    ("withdrawn after it was decided", [event(1), event(2, "upheld"), event(3, "withdrawn")], "withdrawn", []),
-    ("decided after it was withdrawn", [event(1), event(2, "withdrawn"), event(3, "upheld")], "withdrawn", ["after_closing"]),
-    ("withdrawn before it was filed", [event(1, "withdrawn"), event(2), event(3, "upheld")], "withdrawn", ["after_closing"]),
-    ("withdrawn, then expired", [event(1), event(2, "withdrawn"), event(3, "expired")], "withdrawn", ["repeated"]),
+    ("withdrawn", [event(1), withdrawn(2)], "withdrawn", []),
+    ("withdrawn after it was decided", [event(1), event(2, "upheld"), withdrawn(3)], "withdrawn", []),
+    ("decided after it was withdrawn", [event(1), withdrawn(2), event(3, "upheld")], "withdrawn", ["after_closing"]),
+    ("withdrawn before it was filed", [withdrawn(1, "person-2"), event(2), event(3, "upheld")], "withdrawn", ["after_closing"]),
+    ("withdrawn, then expired", [event(1), withdrawn(2), event(3, "expired")], "withdrawn", ["repeated"]),
+    ("withdrawn by a stranger", [event(1), event(2, "upheld"), withdrawn(3, "stranger")], "upheld", ["not_the_appellant"]),
+    ("withdrawn by nobody", [event(1), withdrawn(2, None)], "filed", ["not_the_appellant"]),
+    ("withdrawn by a stranger first", [withdrawn(1, "stranger"), event(2), event(3, "upheld")], "upheld", ["not_the_appellant"]),
+    ("another post withdrawn", [event(1), event(2, "upheld"), withdrawn(3) | {"post_id": "p-2"}], "upheld", ["other_post"]),
+    ("another post expired", [event(1), event(2, "expired", post="p-2")], "filed", ["other_post"]),
+    ("withdrawn where nobody is known to have filed", [event(1, actor=None), withdrawn(2, "li")], "withdrawn", []),
     ("expired", [event(1), event(2, "expired")], "expired", []),
     ("decided before it was filed", [event(1, "upheld"), event(2)], "filed", ["not_filed"]),
     ("never filed", [event(1, "upheld")], None, ["not_filed"]),
@@ -79,7 +89,7 @@ def test_the_state_and_what_is_ignored_follow_from_the_events(
 
 
 def test_the_order_in_which_events_are_given_does_not_matter_their_ids_do() -> None:
-    events = [event(1, **FRAUD), vote(2, "a", **PASSING), event(3, "overturned", actor="b"), event(4, "withdrawn")]
+    events = [event(1, **FRAUD), vote(2, "a", **PASSING), event(3, "overturned", actor="b"), withdrawn(4)]
     assert len({repr(state_of(*given)) for given in itertools.permutations(events)}) == 1
 
 

@@ -509,6 +509,27 @@ def test_a_line_that_was_changed_after_it_was_read_is_refused_and_says_what_to_d
     assert kinds(store) == ["filed", "upheld"]
 
 
+def test_a_file_closes_no_case_of_another_post_nor_takes_back_anothers_appeal(
+    store: AppealStore, tmp_path: Path
+) -> None:
+    done, open_one, own = filed(store, 1).case_id, filed(store, 2).case_id, filed(store, 3, by="wang").case_id
+    store.vote(done, "judge", "pass", "正常")
+    about = [(done, "p-1"), (done, "other"), (open_one, "p-2")]
+    closing = [event(n, "withdrawn", appeal=a, post=p, actor="stranger") for n, (a, p) in enumerate(about, 1)]
+    closing += [
+        event(4, "expired", appeal=open_one, post="other"),
+        event(5, "withdrawn", appeal=own, post="p-3", actor="Wang"),
+    ]
+    store.import_jsonl(file_of(tmp_path, *closing))
+    assert [store.case(case_id).state.state for case_id in (done, open_one, own)] == [
+        "overturned",
+        "filed",
+        "withdrawn",
+    ]
+    assert [view.case_id for view in store.queue()] == [open_one]
+    assert derive_outcomes(store.events(), POLICY).outcomes["post_id"].to_pylist() == ["p-1"]
+
+
 def test_two_files_of_one_name_are_two_and_a_file_that_moved_changes_no_label(
     store: AppealStore, tmp_path: Path
 ) -> None:
@@ -517,7 +538,7 @@ def test_two_files_of_one_name_are_two_and_a_file_that_moved_changes_no_label(
         event(1),
         event(2, "upheld"),
         event(3, appeal="a-2", post="p-2"),
-        event(4, "withdrawn", appeal="a-2", post="p-2"),
+        event(4, "withdrawn", appeal="a-2", post="p-2", actor="person-3"),
     ]
     store.import_jsonl(file_of(tmp_path, *history))
     labels = derive_outcomes(store.events(), POLICY)

@@ -185,7 +185,9 @@ def test_a_withdrawn_appeal_never_reaches_the_training_split(tmp_path: Path) -> 
     assert rows_of(write(tmp_path / "decided", sample(), *decided, **everyone)[2])["p-1"]["label_source"] == "appeal"
     for kind in ("withdrawn", "expired"):
         (tmp_path / kind).mkdir()
-        row = rows_of(write(tmp_path / kind, sample(), *decided, event(3, kind, post="p-1"), **everyone)[2])["p-1"]
+        row = rows_of(
+            write(tmp_path / kind, sample(), *decided, event(3, kind, post="p-1", actor="person-1"), **everyone)[2]
+        )["p-1"]
         assert (row["verdict"], row["category"], row["label_source"]) == ("remove", "诈骗", "source")
         assert row["messages"][-1]["content"].startswith("审核结论：违规删除")
 

@@ -129,14 +129,20 @@ def parse_events(data: bytes, policy: Policy, key: bytes) -> EventLog:
                 }
             )
     ordered = [rows[event_id] for event_id in sorted(rows)]
-    audits = {row["case_id"] for row in ordered if row["kind"] == SAMPLED}
+    openers = {row["case_id"]: row for row in reversed(ordered) if row["kind"] in OPENING}
     for row in ordered:
-        row["case_kind"] = AUDIT if row["case_id"] in audits else APPEAL
+        row["case_kind"] = _case_kind(openers.get(row["case_id"]), policy)
     return EventLog(
         events=pa.Table.from_pylist(ordered, schema=APPEAL_EVENTS),
         quarantine=pa.Table.from_pylist(refused, schema=QUARANTINE),
         torn_tail=torn,
     )
+
+
+def _case_kind(opener: Mapping[str, Any] | None, policy: Policy) -> str:
+    """An audit is of a post that passed: blocked ones, sampled or not, teach leniency, which audits stand against."""
+    passed = opener is not None and opener["kind"] == SAMPLED and opener["verdict"] == policy.pass_verdict
+    return AUDIT if passed else APPEAL
 
 
 def _decode(line: bytes) -> Any:
