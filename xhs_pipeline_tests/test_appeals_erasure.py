@@ -218,6 +218,20 @@ def test_the_command_names_nobody_and_the_files_hold_the_words_no_more(
         assert not held(data, SECRET.encode()) and not held(data, PICTURE) and held(data, "正文2".encode())
 
 
+def test_the_command_says_how_many_notes_of_others_about_the_posts_stay(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with AppealStore.open(store_url(data), POLICY, load_hmac_key(data)) as store:
+        case_id = store.file_appeal(wrote(store, 1), "wang", "请再看").case_id
+        store.vote(case_id, "judge", "remove", "私域引流", "原文如此")
+        filed(store, 2, author="li")
+        assert main(["erase", "--author", "Wang"]) == 0
+    assert capsys.readouterr().out == (
+        "1 posts, 2 images and 1 notes erased; 0 open cases closed\n"
+        "1 notes by others on cases about these posts stay, and may quote them\n"
+    )
+
+
 def test_a_reader_that_keeps_the_words_in_the_log_is_told_of_and_the_next_erasure_takes_them_out(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,10 +1,12 @@
 """What state a case is in after which events: a table, since every order that two services or a file can bring is decided."""
 
 import itertools
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from xhs_pipeline.appeals.rules import Limits, burst, over_cap
 from xhs_pipeline.appeals.states import CaseState, adjudication, case_state, reviewers_needed
 from xhs_pipeline_tests.test_appeals_events import POLICY, event, lines, parse
 
@@ -122,3 +124,11 @@ def test_lowering_severity_3_in_any_way_takes_two_reviewers_and_all_else_one() -
     assert {pair: reviewers_needed(*pair, POLICY) for pair in needed} == needed
     assert [adjudication(mild, label, POLICY) for label in (mild, fine, fraud)] == ["upheld", "overturned", "modified"]
     assert adjudication(fine, fine, POLICY) == "upheld"
+
+
+def test_caps_and_bursts_are_counted_at_any_time_that_there_is():
+    limits = Limits.of(POLICY.appeals)
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    for now, earlier in ((first, [first] * 1000), (last, [last] * 1000), (first, [last] * 1000)):
+        assert (over_cap(limits, now, earlier, []), burst(limits, now, [], earlier)) == ("author_cap", "group_burst")
+    assert over_cap(limits, last, [first] * 1000, [first] * 1000) is None

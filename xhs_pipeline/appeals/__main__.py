@@ -117,6 +117,8 @@ def _run(store: AppealStore, options: argparse.Namespace) -> int:
             print(
                 f"{gone.snapshots} posts, {gone.images} images and {gone.notes} notes erased; {gone.closed} open cases closed"
             )
+            if gone.notes_of_others:
+                print(f"{gone.notes_of_others} notes by others on cases about these posts stay, and may quote them")
             if not gone.from_log:
                 print(
                     f"{store.database.shown}: the file beside it that ends in -wal still holds what was erased, since a reader "

@@ -16,6 +16,7 @@ from xhs_pipeline.policy import Policy
 class Erased:
     """How much was erased, and how many open cases were closed since nobody can review them any more.
 
+    notes_of_others: notes that others, reviewers above all, wrote on cases about the author's posts, which stay and may quote them.
     from_log: whether it is out of SQLite's log of writes, too; a reader in the midst of its work keeps it there until another
     erasure, or until the last process closes the store.
     """
@@ -24,6 +25,7 @@ class Erased:
     images: int
     notes: int
     closed: int
+    notes_of_others: int = 0
     from_log: bool = True
 
 
@@ -35,7 +37,10 @@ def erase(db: sa.Connection, policy: Policy, author_hashes: Sequence[str], at: d
     it was judged.
     """
     every = [_erase(db, policy, author_hash, at) for author_hash in author_hashes]
-    return Erased(*(sum(getattr(gone, name) for gone in every) for name in ("snapshots", "images", "notes", "closed")))
+    about = sa.select(DECISIONS.c.decision_id).join(SNAPSHOTS).where(SNAPSHOTS.c.author_hash.in_(author_hashes))
+    left = _count(db, EVENTS, sa.and_(EVENTS.c.decision_id.in_(about), EVENTS.c.note.is_not(None)))
+    counts = (sum(getattr(gone, name) for gone in every) for name in ("snapshots", "images", "notes", "closed"))
+    return Erased(*counts, notes_of_others=left)
 
 
 def _erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> Erased:
