@@ -1,7 +1,7 @@
 """Erasing what an author wrote, within a transaction of the appeals store; ids, decisions and what became of cases stay."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -36,11 +36,15 @@ def erase(db: sa.Connection, policy: Policy, author_hashes: Sequence[str], at: d
     The labels that cases came to stay, by post id and hash of the text: they fit a post only where it is still among the posts, as
     it was judged.
     """
-    every = [_erase(db, policy, author_hash, at) for author_hash in author_hashes]
+    gone = Erased(0, 0, 0, 0)
+    for author_hash in author_hashes:
+        one = _erase(db, policy, author_hash, at)
+        gone = Erased(
+            gone.snapshots + one.snapshots, gone.images + one.images, gone.notes + one.notes, gone.closed + one.closed
+        )
     about = sa.select(DECISIONS.c.decision_id).join(SNAPSHOTS).where(SNAPSHOTS.c.author_hash.in_(author_hashes))
     left = _count(db, EVENTS, sa.and_(EVENTS.c.decision_id.in_(about), EVENTS.c.note.is_not(None)))
-    counts = (sum(getattr(gone, name) for gone in every) for name in ("snapshots", "images", "notes", "closed"))
-    return Erased(*counts, notes_of_others=left)
+    return replace(gone, notes_of_others=left)
 
 
 def _erase(db: sa.Connection, policy: Policy, author_hash: str, at: datetime) -> Erased:
