@@ -10,7 +10,7 @@ from xhs_pipeline.assets.splits import appeal_outcomes, golden_set
 from xhs_pipeline.liveness import end_dead_runs
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.posts.fields import TIME_ZONE
-from xhs_pipeline.resources import ProfileSettings, Workspace
+from xhs_pipeline.resources import ProfileSettings, Workspace, profile_resource
 
 # A run that was killed is started again; stages that are done are found done, and training goes on from its checkpoint. A run
 # whose step failed is not: what trying again can mend, the step itself has tried again.
@@ -91,7 +91,7 @@ def appeal_sensor(context: dg.SensorEvaluationContext, workspace: Workspace) -> 
     )
     asked = context.instance.get_run_records(dg.RunsFilter(job_name=appeal_retrain.name), limit=1)
     decision = decide_retrain(
-        evidence(found.outcomes, unique.path),
+        evidence(found.outcomes, unique.path, profile_resource().resolve().max_images),
         trained_event_ids(store),
         policy,
         running=under_way > 0,

@@ -338,7 +338,8 @@ def test_an_appeal_about_a_post_that_is_gone_is_kept_and_counted_and_never_train
     store: AppealStore, tmp_path: Path
 ) -> None:
     for n in (3, 1000, 1001):
-        store.vote(filed(store, n, title="正文", body=str(n)).case_id, "judge", "pass", "正常")
+        logged = store.log_decision(Snapshot(f"p-{n}", "正文", str(n)), Decision("m", "v", "remove", "私域引流"))
+        store.vote(store.file_appeal(logged, f"author-{n}").case_id, "judge", "pass", "正常")
     decision = judge_evidence(store, tmp_path / "unique", EAGER)
     assert not decision.run
     assert decision.reason == (

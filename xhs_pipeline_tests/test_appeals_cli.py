@@ -45,6 +45,10 @@ def test_the_command_line_lists_votes_audits_and_imports(
     status, out, err = run("import", tmp_path / "appeals.jsonl")
     assert (status, out) == (1, "2 new events, 0 known, 1 refused\n") and "bad_json: line 3" in err
     assert run("expire", "--days", "1")[1] == "0 cases expired\n"
+    for days in ("1e12", "-1", "nan"):
+        with pytest.raises(SystemExit, match="2"):
+            run("expire", "--days", days)
+        assert f"{days} is not from 0 to 36500 days" in capsys.readouterr().err
     status, _, err = run("import", tmp_path / "nothing.jsonl")
     assert status == 2 and "does not exist" in err
 

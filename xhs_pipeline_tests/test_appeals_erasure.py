@@ -1,5 +1,6 @@
 """Erasing what a person wrote, on SQLite and PostgreSQL: the words go, what was decided stays, and nothing else becomes changeable."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from xhs_pipeline.appeals.__main__ import main
 from xhs_pipeline.appeals.database import HEAD, MIGRATIONS, Database
 from xhs_pipeline.appeals.evidence import as_judged
 from xhs_pipeline.appeals.outcomes import derive_outcomes
-from xhs_pipeline.appeals.records import Decision, Snapshot
+from xhs_pipeline.appeals.records import Content, Decision, Snapshot
 from xhs_pipeline.appeals.review_files import export_jsonl
 from xhs_pipeline.appeals.store import AppealStore, store_url
 from xhs_pipeline.appeals.tables import SNAPSHOT_IMAGES
@@ -98,10 +99,10 @@ def test_a_label_whose_post_was_erased_fits_that_post_alone_and_no_empty_one(sto
     store.erase("wang")
     outcomes = derive_outcomes(store.events(), POLICY).outcomes
     assert outcomes.num_rows == 1
-    said = f"{SECRET}{SECRET}wang1"
-    assert as_judged(outcomes, {"by-wang-1": said}).num_rows == 1, "the post as it was judged"
-    assert as_judged(outcomes, {"by-wang-1": ""}).num_rows == 0
-    assert as_judged(outcomes, {"by-wang-1": "别的"}).num_rows == 0
+    said, shown = f"{SECRET}{SECRET}wang1", tuple(hashlib.sha256(image).hexdigest() for image in (PICTURE, b"other"))
+    assert as_judged(outcomes, {"by-wang-1": Content(said, shown)}).num_rows == 1, "the post as it was judged"
+    for other in (Content(""), Content("别的", shown), Content(said), Content(said, shown[::-1])):
+        assert as_judged(outcomes, {"by-wang-1": other}).num_rows == 0
 
 
 def test_an_erasure_waits_for_the_posts_that_are_being_logged_and_takes_them_with_it(database_url: str) -> None:
@@ -215,6 +216,20 @@ def test_the_command_names_nobody_and_the_files_hold_the_words_no_more(
         assert main(["erase", "--author", "wang"]) == 0
         assert capsys.readouterr() == ("1 posts, 2 images and 0 notes erased; 0 open cases closed\n", "")
         assert not held(data, SECRET.encode()) and not held(data, PICTURE) and held(data, "正文2".encode())
+
+
+def test_the_command_says_how_many_notes_of_others_about_the_posts_stay(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with AppealStore.open(store_url(data), POLICY, load_hmac_key(data)) as store:
+        case_id = store.file_appeal(wrote(store, 1), "wang", "请再看").case_id
+        store.vote(case_id, "judge", "remove", "私域引流", "原文如此")
+        filed(store, 2, author="li")
+        assert main(["erase", "--author", "Wang"]) == 0
+    assert capsys.readouterr().out == (
+        "1 posts, 2 images and 1 notes erased; 0 open cases closed\n"
+        "1 notes by others on cases about these posts stay, and may quote them\n"
+    )
 
 
 def test_a_reader_that_keeps_the_words_in_the_log_is_told_of_and_the_next_erasure_takes_them_out(

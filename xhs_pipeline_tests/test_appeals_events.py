@@ -69,6 +69,32 @@ def test_a_case_that_was_sampled_is_an_audit_and_the_role_follows_from_what_was_
     assert log.events["actor_role"].to_pylist() == ["system", "reviewer", "author", "system"]
 
 
+def test_a_time_in_no_plausible_year_and_a_name_that_nobody_sees_are_bad_lines():
+    log = parse(
+        lines(
+            event(1, at="0001-01-02T00:00:00+00:00"),
+            event(2, at="9000-01-01T00:00:00"),
+            event(3, actor="\u200b"),
+            event(4),
+        )
+    )
+    assert log.events["event_id"].to_pylist() == [4]
+    assert [reason for reason, _ in refusals(log)] == ["bad_time", "bad_time", "bad_field"]
+
+
+def test_a_sampled_post_that_was_blocked_is_no_audit():
+    blocked = event(1, "sampled", verdict="remove", category="私域引流")
+    log = parse(
+        lines(
+            blocked,
+            event(2, "overturned"),
+            event(3, "sampled", appeal="a-2", verdict="通过"),
+            event(4, "voted", appeal="a-2"),
+        )
+    )
+    assert log.events["case_kind"].to_pylist() == ["appeal", "appeal", "audit", "audit"]
+
+
 def test_verdicts_are_taken_as_ids_or_labels_and_unknown_ones_are_kept_for_judging_later():
     log = parse(lines(event(1, verdict="违规删除"), event(2, appeal="a-2", verdict="外星结论")))
     assert log.events["verdict"].to_pylist() == ["remove", "外星结论"]

@@ -1,22 +1,26 @@
 """Which appeals become labels, and what those labels do to posts."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from xhs_pipeline.appeals.evidence import as_judged
+from xhs_pipeline.appeals.evidence import as_judged, evidence
 from xhs_pipeline.appeals.outcomes import (
     OUTCOMES,
     Derived,
     apply_outcomes,
     derive_outcomes,
     effective_digest,
+    follow_duplicates,
     label_provenance,
 )
-from xhs_pipeline.appeals.records import text_group
+from xhs_pipeline.appeals.records import Content, Snapshot
 from xhs_pipeline.posts.schema import UNIQUE_POSTS
+from xhs_pipeline_tests.splits import jpeg, posts_folder
+from xhs_pipeline_tests.splits import post as unique_post
 from xhs_pipeline_tests.test_appeals_events import POLICY, event, lines, parse
 
 
@@ -79,7 +83,7 @@ def test_an_open_appeal_gives_no_label_and_no_fault():
 @pytest.mark.parametrize("closing", ["withdrawn", "expired"])
 @pytest.mark.parametrize("order", [(2, 3), (3, 2)])
 def test_a_withdrawn_or_expired_appeal_never_becomes_a_label(closing: str, order: tuple[int, int]):
-    got = derive(event(1), event(order[0], "overturned"), event(order[1], closing))
+    got = derive(event(1), event(order[0], "overturned"), event(order[1], closing, actor="person-1"))
     assert got.outcomes.num_rows == 0
 
 
@@ -109,6 +113,29 @@ def test_two_appeals_against_one_decision_that_end_differently_are_a_disagreemen
     assert reasons(got) == ["reviewers_disagree", "reviewers_disagree"]
     agreed = derive(event(1, **one), event(2, **two), event(3, "upheld", appeal="a-2"), event(4, "upheld"))
     assert labels(agreed)["p-1"] == ("upheld", "remove", "私域引流")
+
+
+def test_where_a_file_does_not_tell_the_content_one_reviewer_takes_back_no_severe_label_of_the_post():
+    upheld = [event(1, category="诈骗"), event(2, "upheld", actor="han")]
+    one = [event(3, appeal="a-2"), event(4, "overturned", appeal="a-2", actor="bo")]
+    got = derive(*upheld, *one)
+    assert got.outcomes.num_rows == 0 and reasons(got) == ["reviewers_disagree"] * 2
+    two = [event(3, appeal="a-2", category="诈骗"), event(5, "overturned", appeal="a-2", actor="cy")]
+    voted = event(4, "voted", appeal="a-2", actor="bo", verdict="pass", category="正常")
+    got = derive(*upheld, *two, voted)
+    assert labels(got) == {"p-1": ("overturned", "pass", "正常")} and reasons(got) == ["superseded"]
+
+
+def test_of_outcomes_about_copies_of_a_post_the_latest_stands_unless_it_alone_takes_back_a_severe_one():
+    severe, mild = (
+        [event(n, appeal=f"a-{n}", post=post, category=category), event(n + 1, "upheld", appeal=f"a-{n}", post=post)]
+        for n, post, category in ((1, "copy", "诈骗"), (3, "kept", "私域引流"))
+    )
+    kept_for = {"copy": "kept"}
+    assert follow_duplicates(derive(*severe, *mild).outcomes, kept_for).num_rows == 0
+    graver = [event(5, appeal="a-5", post="copy", category="诈骗"), event(6, "upheld", appeal="a-5", post="copy")]
+    followed = follow_duplicates(derive(*mild, *graver).outcomes, kept_for)
+    assert followed.select(["post_id", "category"]).to_pylist() == [{"post_id": "kept", "category": "诈骗"}]
 
 
 def test_of_one_persons_appeals_against_one_decision_the_first_counts():
@@ -245,22 +272,50 @@ def judged(post_id: str, group: str | None) -> dict[str, Any]:
 
 
 def test_a_post_that_was_edited_since_keeps_the_label_that_it_came_with():
+    words, pictures = Content("原文").group_id, Content("", ("a", "b")).group_id
     rows = [
-        judged("same", text_group("原文")), judged("edited", text_group("原文")), judged("emptied", text_group("原文")),
-        judged("pictures", "images:00"), judged("captioned", "images:00"), judged("of a file", "post:of a file"),
-        judged("unknown", None), judged("not there", text_group("原文")),
+        judged("same", words), judged("edited", words), judged("emptied", words), judged("illustrated", words),
+        judged("pictures", pictures), judged("captioned", pictures), judged("other pictures", pictures),
+        judged("of a file", "post:of a file"), judged("unknown", None), judged("not there", words),
     ]  # fmt: skip
-    texts = {
-        "same": "原文",
-        "edited": "改过",
-        "emptied": "",
-        "pictures": "",
-        "captioned": "新字",
-        "of a file": "任何",
-        "unknown": "x",
-    }
-    kept = as_judged(pa.Table.from_pylist(rows, schema=OUTCOMES), texts)["post_id"].to_pylist()
+    today = {
+        "same": Content("原文"), "edited": Content("改过"), "emptied": Content(""), "illustrated": Content("原文", ("a",)),
+        "pictures": Content("", ("a", "b")), "captioned": Content("新字", ("a", "b")), "other pictures": Content("", ("a", "c")),
+        "of a file": Content("任何"), "unknown": Content("x"),
+    }  # fmt: skip
+    kept = as_judged(pa.Table.from_pylist(rows, schema=OUTCOMES), today)["post_id"].to_pylist()
     assert kept == ["same", "pictures", "of a file", "unknown", "not there"]
+
+
+def test_images_that_a_model_is_never_shown_need_not_have_been_judged():
+    seen = pa.Table.from_pylist([judged("p", Content("原文", ("a", "b")).group_id)], schema=OUTCOMES)
+    today = {"p": Content("原文", ("a", "b", "c"))}
+    assert [as_judged(seen, today, max_images=most).num_rows for most in (1, 2, 3, None)] == [1, 1, 0, 0]
+    assert as_judged(seen, {"p": Content("原文", ("a",))}, max_images=1).num_rows == 0, "one that was judged is gone"
+
+
+def test_a_label_lands_only_on_the_text_and_the_pictures_that_were_judged(tmp_path: Path):
+    harmless, other = jpeg(1), jpeg(2)
+
+    def unique(number: int, match_text: str, *images: bytes) -> dict[str, Any]:
+        shown = [{"bytes": image, "path": f"{place}.jpg"} for place, image in enumerate(images)]
+        return unique_post(number, match_text=match_text) | {"images": shown}
+
+    def said(post_id: str, body: str, *images: bytes) -> dict[str, Any]:
+        return judged(post_id, Snapshot(post_id, "", body, images).group_id)
+
+    posts = [
+        unique(1, "周末公园散步", other), unique(2, "", other), unique(3, "加微信领红包"), unique(4, "周末公园散步", harmless),
+        unique(5, "今天天气好", harmless), unique(6, "明天下雨"),
+    ]  # fmt: skip
+    removed = {"edited copy": "p-3", "same copy": "p-5", "copy of a file": "p-6"}
+    folder = posts_folder(tmp_path, posts, removed)
+    outcomes = [
+        said("p-1", "周末公园散步", harmless), said("p-2", "", harmless), said("edited copy", "周末公园散步"),
+        said("p-4", "周末，公园散步。", harmless), said("same copy", "今天天气好", harmless), judged("copy of a file", "post:copy of a file"),
+    ]  # fmt: skip
+    found = evidence(pa.Table.from_pylist(outcomes, schema=OUTCOMES), folder)
+    assert (found.outcomes["post_id"].to_pylist(), found.missing, found.edited) == (["p-4", "p-5", "p-6"], 0, 3)
 
 
 def test_a_label_says_which_events_gave_it_and_when_and_one_that_came_with_the_post_has_none():

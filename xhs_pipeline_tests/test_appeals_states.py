@@ -1,10 +1,12 @@
 """What state a case is in after which events: a table, since every order that two services or a file can bring is decided."""
 
 import itertools
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from xhs_pipeline.appeals.rules import Limits, burst, over_cap
 from xhs_pipeline.appeals.states import CaseState, adjudication, case_state, reviewers_needed
 from xhs_pipeline_tests.test_appeals_events import POLICY, event, lines, parse
 
@@ -21,6 +23,10 @@ def state_of(*events: dict[str, Any], flag: str | None = None) -> CaseState:
 
 def vote(event_id: int, judge: str, **label: Any) -> dict[str, Any]:
     return event(event_id, "voted", actor=judge, **({"verdict": "remove", "category": "私域引流"} | label))
+
+
+def withdrawn(event_id: int, by: str | None = "person-1") -> dict[str, Any]:
+    return event(event_id, "withdrawn", actor=by)
 
 
 def settled(event_id: int, kind: str) -> dict[str, Any]:
@@ -46,11 +52,17 @@ TABLE: list[tuple[str, list[dict[str, Any]], str | None, list[str]]] = [
     ("decided, contradicted", [event(1), event(2, "upheld", actor="a"), event(3, "overturned", actor="b")], "escalated", []),
     ("decided, corrected", [event(1), event(2, "upheld", actor="a"), event(3, "overturned", actor="a")], "overturned", []),
     ("decided, unsaid", [event(1), event(2, "upheld", actor="a"), vote(3, "a", **PASSING)], "voted", []),
-    ("withdrawn", [event(1), event(2, "withdrawn")], "withdrawn", []),
-    ("withdrawn after it was decided", [event(1), event(2, "upheld"), event(3, "withdrawn")], "withdrawn", []),
-    ("decided after it was withdrawn", [event(1), event(2, "withdrawn"), event(3, "upheld")], "withdrawn", ["after_closing"]),
-    ("withdrawn before it was filed", [event(1, "withdrawn"), event(2), event(3, "upheld")], "withdrawn", ["after_closing"]),
-    ("withdrawn, then expired", [event(1), event(2, "withdrawn"), event(3, "expired")], "withdrawn", ["repeated"]),
+    ("withdrawn", [event(1), withdrawn(2)], "withdrawn", []),
+    ("withdrawn after it was decided", [event(1), event(2, "upheld"), withdrawn(3)], "withdrawn", []),
+    ("decided after it was withdrawn", [event(1), withdrawn(2), event(3, "upheld")], "withdrawn", ["after_closing"]),
+    ("withdrawn before it was filed", [withdrawn(1, "person-2"), event(2), event(3, "upheld")], "withdrawn", ["after_closing"]),
+    ("withdrawn, then expired", [event(1), withdrawn(2), event(3, "expired")], "withdrawn", ["repeated"]),
+    ("withdrawn by a stranger", [event(1), event(2, "upheld"), withdrawn(3, "stranger")], "upheld", ["not_the_appellant"]),
+    ("withdrawn by nobody", [event(1), withdrawn(2, None)], "filed", ["not_the_appellant"]),
+    ("withdrawn by a stranger first", [withdrawn(1, "stranger"), event(2), event(3, "upheld")], "upheld", ["not_the_appellant"]),
+    ("another post withdrawn", [event(1), event(2, "upheld"), withdrawn(3) | {"post_id": "p-2"}], "upheld", ["other_post"]),
+    ("another post expired", [event(1), event(2, "expired", post="p-2")], "filed", ["other_post"]),
+    ("withdrawn where nobody is known to have filed", [event(1, actor=None), withdrawn(2, "li")], "withdrawn", []),
     ("expired", [event(1), event(2, "expired")], "expired", []),
     ("decided before it was filed", [event(1, "upheld"), event(2)], "filed", ["not_filed"]),
     ("never filed", [event(1, "upheld")], None, ["not_filed"]),
@@ -79,7 +91,7 @@ def test_the_state_and_what_is_ignored_follow_from_the_events(
 
 
 def test_the_order_in_which_events_are_given_does_not_matter_their_ids_do() -> None:
-    events = [event(1, **FRAUD), vote(2, "a", **PASSING), event(3, "overturned", actor="b"), event(4, "withdrawn")]
+    events = [event(1, **FRAUD), vote(2, "a", **PASSING), event(3, "overturned", actor="b"), withdrawn(4)]
     assert len({repr(state_of(*given)) for given in itertools.permutations(events)}) == 1
 
 
@@ -112,3 +124,11 @@ def test_lowering_severity_3_in_any_way_takes_two_reviewers_and_all_else_one() -
     assert {pair: reviewers_needed(*pair, POLICY) for pair in needed} == needed
     assert [adjudication(mild, label, POLICY) for label in (mild, fine, fraud)] == ["upheld", "overturned", "modified"]
     assert adjudication(fine, fine, POLICY) == "upheld"
+
+
+def test_caps_and_bursts_are_counted_at_any_time_that_there_is():
+    limits = Limits.of(POLICY.appeals)
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    for now, earlier in ((first, [first] * 1000), (last, [last] * 1000), (first, [last] * 1000)):
+        assert (over_cap(limits, now, earlier, []), burst(limits, now, [], earlier)) == ("author_cap", "group_burst")
+    assert over_cap(limits, last, [first] * 1000, [first] * 1000) is None

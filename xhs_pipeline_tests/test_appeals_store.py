@@ -133,6 +133,29 @@ def test_taking_severity_3_back_waits_for_a_second_reviewer(store: AppealStore) 
     assert store.vote(case_id, "two", "pass", "正常").state == "overturned"
 
 
+@pytest.mark.parametrize("again", ["p-5", "p-6"])
+def test_a_severe_label_is_not_taken_back_by_judging_the_same_content_again(store: AppealStore, again: str) -> None:
+    def reviewed(post_id: str, category: str, reviewer: str, verdict: str, label: str) -> None:
+        decision = Decision("m", "v", "remove", category)
+        appeal = store.file_appeal(store.log_decision(Snapshot(post_id, "", "稳赚不赔"), decision), f"for {reviewer}")
+        assert not store.vote(appeal.case_id, reviewer, verdict, label).open
+
+    def labels() -> dict[str, str]:
+        found = derive_outcomes(store.events(), POLICY)
+        reasons.append(found.quarantine["reason"].to_pylist())
+        return dict(zip(found.outcomes["post_id"].to_pylist(), found.outcomes["category"].to_pylist(), strict=True))
+
+    reasons: list[list[str]] = []
+    reviewed("p-5", "诈骗", "han", "remove", "诈骗")
+    assert labels() == {"p-5": "诈骗"}
+    reviewed(again, "私域引流", "bo", "pass", "正常")
+    assert labels() == {} and reasons[-1] == ["reviewers_disagree"] * 2
+    reviewed(again, "私域引流", "bo", "pass", "正常") if again == "p-6" else None
+    assert labels() == {}, "one reviewer stays one, however often"
+    reviewed(again, "私域引流", "cy", "pass", "正常")
+    assert labels()[again] == "正常"
+
+
 def test_reviewers_who_disagree_escalate_the_case_until_they_agree(store: AppealStore) -> None:
     case_id = filed(store, category="诈骗").case_id
     store.vote(case_id, "one", "pass", "正常")
@@ -287,6 +310,46 @@ def test_people_are_stored_as_keyed_hashes_alone(store: AppealStore, database_ur
     assert "abc12345" not in everything
 
 
+ONE_PERSON = ["Judge One", " judge one", "Judge\u200b One", "JUDGE\u3000ONE", "ju\xaddge  one\n", "ｊｕｄｇｅ one"]
+
+
+@pytest.mark.parametrize("typed", ONE_PERSON)
+def test_one_person_is_one_person_however_the_name_is_typed(store: AppealStore, typed: str, tmp_path: Path) -> None:
+    case_id = filed(store, 1, category="诈骗", decided_by="judge one").case_id
+    assert refusal(store.vote, case_id, typed, "pass", "正常") == "own_decision"
+    grave = filed(store, 2, category="诈骗").case_id
+    assert store.vote(grave, "Judge One", "pass", "正常").state == "voted"
+    assert refusal(store.vote, grave, typed, "pass", "正常") == "repeated"
+    decision = decided(store, 3)
+    store.file_appeal(decision, "judge one")
+    assert refusal(store.file_appeal, decision, typed) == "duplicate"
+    mine = filed(store, 4, author="Judge One").case_id
+    assert refusal(store.vote, mine, typed, "pass", "正常") == "own_appeal"
+    (tmp_path / "appeals.jsonl").write_bytes(
+        lines(
+            event(1, decided_by="Judge One"), event(2, "overturned", actor=typed), event(3, "overturned", actor="two")
+        )
+    )
+    store.import_jsonl(tmp_path / "appeals.jsonl")
+    assert store.case("a-1").state.ignored[0][1] == "own_decision"
+    assert store.erase(typed).snapshots == 1
+
+
+def test_a_name_of_which_nothing_is_seen_is_none(store: AppealStore) -> None:
+    assert [refusal(store.file_appeal, decided(store), name) for name in ("", " ", "\u200b", "\x00\xad")] == [
+        "no_actor"
+    ] * 4
+    assert refusal(store.vote, filed(store).case_id, "\u2060 ", "pass", "正常") == "no_actor"
+
+
+def test_what_was_stored_under_a_name_as_it_was_typed_is_erased_too(store: AppealStore) -> None:
+    with store.database.write() as db:
+        old = {"snapshot_id": "old", "post_id": "p", "title": "t", "body": "b", "group_id": "g", "at": START}
+        db.execute(sa.insert(tables.SNAPSHOTS).values(**old, author_hash=keyed_hash(KEY, "Wang")))
+    decided(store, 1, author="Wang")
+    assert store.erase("Wang").snapshots == 2
+
+
 # --- abuse --------------------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +388,24 @@ def test_one_content_is_appealed_so_often_in_seven_days_whoever_posts_it(store: 
     assert refusal(copy, 1000) == "group_cap"
     clock.move(days=8)
     assert copy(1001).flag is None
+
+
+def test_people_who_write_the_same_words_under_other_pictures_do_not_use_up_each_others_appeals(
+    store: AppealStore, clock: Clock
+) -> None:
+    def photo(n: int, picture: bytes) -> Filed:
+        post = Snapshot(f"p-{n}", "", "今日穿搭", (picture,))
+        return store.file_appeal(store.log_decision(post, Decision("m", "v", "remove", "私域引流")), f"author-{n}")
+
+    many = LIMITS["max_per_group_per_week"] + 1
+    assert [photo(n, b"picture %d" % n).flag for n in range(many)] == [None] * many
+    for n in range(1, many - 1):
+        clock.move(hours=1)
+        photo(1000 + n, b"picture 0")
+    with pytest.raises(Refused) as refused:
+        photo(2000, b"picture 0")
+    assert refused.value.reason == "group_cap" and "七天内的申诉已达上限" in refused.value.zh
+    assert "outcome" not in refused.value.en, "what becomes of the others is not promised to this one"
 
 
 def test_a_burst_is_taken_counted_and_waits_for_a_reviewer(store: AppealStore, clock: Clock) -> None:
@@ -443,6 +524,27 @@ def test_a_line_that_was_changed_after_it_was_read_is_refused_and_says_what_to_d
     assert kinds(store) == ["filed", "upheld"]
 
 
+def test_a_file_closes_no_case_of_another_post_nor_takes_back_anothers_appeal(
+    store: AppealStore, tmp_path: Path
+) -> None:
+    done, open_one, own = filed(store, 1).case_id, filed(store, 2).case_id, filed(store, 3, by="wang").case_id
+    store.vote(done, "judge", "pass", "正常")
+    about = [(done, "p-1"), (done, "other"), (open_one, "p-2")]
+    closing = [event(n, "withdrawn", appeal=a, post=p, actor="stranger") for n, (a, p) in enumerate(about, 1)]
+    closing += [
+        event(4, "expired", appeal=open_one, post="other"),
+        event(5, "withdrawn", appeal=own, post="p-3", actor="Wang"),
+    ]
+    store.import_jsonl(file_of(tmp_path, *closing))
+    assert [store.case(case_id).state.state for case_id in (done, open_one, own)] == [
+        "overturned",
+        "filed",
+        "withdrawn",
+    ]
+    assert [view.case_id for view in store.queue()] == [open_one]
+    assert derive_outcomes(store.events(), POLICY).outcomes["post_id"].to_pylist() == ["p-1"]
+
+
 def test_two_files_of_one_name_are_two_and_a_file_that_moved_changes_no_label(
     store: AppealStore, tmp_path: Path
 ) -> None:
@@ -451,7 +553,7 @@ def test_two_files_of_one_name_are_two_and_a_file_that_moved_changes_no_label(
         event(1),
         event(2, "upheld"),
         event(3, appeal="a-2", post="p-2"),
-        event(4, "withdrawn", appeal="a-2", post="p-2"),
+        event(4, "withdrawn", appeal="a-2", post="p-2", actor="person-3"),
     ]
     store.import_jsonl(file_of(tmp_path, *history))
     labels = derive_outcomes(store.events(), POLICY)

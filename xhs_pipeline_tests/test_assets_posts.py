@@ -89,7 +89,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     export(tmp_path, first + [row(n, "2026-02-24 20:00") for n in range(200, 210)])
     (tmp_path / "appeals.jsonl").write_bytes(
         lines(event(1, post="n1"), event(2, "overturned", post="n1"),
-              event(3, appeal="a-2", post="n3"), event(4, "overturned", appeal="a-2", post="n3"), event(5, "withdrawn", appeal="a-2", post="n3"))
+              event(3, appeal="a-2", post="n3"), event(4, "overturned", appeal="a-2", post="n3"), event(5, "withdrawn", appeal="a-2", post="n3", actor="person-3"))
     )  # fmt: skip
     return Workspace(data_dir=str(tmp_path / "data"), source=str(tmp_path / "source.yaml"))
 

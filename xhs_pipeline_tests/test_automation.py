@@ -219,7 +219,8 @@ def test_open_and_withdrawn_appeals_do_not_count(workspace: Workspace, instance:
     first = 2 * (AUDITS + NEEDED) + 1
     appeals(
         workspace, NEEDED,
-        event(first, "withdrawn", appeal=f"a-{AUDITS}", post=f"p-{AUDITS}"), event(first + 1, appeal="open", post="p-x"),
+        event(first, "withdrawn", appeal=f"a-{AUDITS}", post=f"p-{AUDITS}", actor=f"person-{2 * AUDITS + 1}"),
+        event(first + 1, appeal="open", post="p-x"),
     )  # fmt: skip
     result, _ = tick(workspace, instance)
     assert isinstance(result, dg.SkipReason) and str(result.skip_message).startswith(f"{NEEDED - 1} of {NEEDED}")

@@ -372,7 +372,7 @@ def test_a_golden_label_follows_appeals_on_the_post_and_on_its_duplicates_and_no
     for events, expected in (
         ([], ("remove", "诈骗", 3, "理由", "source")),
         (overturned(appealed), ("pass", "正常", 0, None, "appeal")),
-        ([*overturned(appealed), event(9, "withdrawn", appeal="a-0", post=appealed)], ("remove", "诈骗", 3, "理由", "source")),
+        ([*overturned(appealed), event(9, "withdrawn", appeal="a-0", post=appealed, actor="person-1")], ("remove", "诈骗", 3, "理由", "source")),
     ):  # fmt: skip
         tests = place.split([*OTHERS, *posts], *events)["test"]
         (row,) = (row for row in tests if row["post_id"] == G)

@@ -1,5 +1,6 @@
 """From unique posts to conversations: safe text, stable groups, honest labels, and files that other trainers load."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from xhs_pipeline.appeals.evidence import evidence
 from xhs_pipeline.appeals.outcomes import OUTCOMES
-from xhs_pipeline.appeals.records import text_group
+from xhs_pipeline.appeals.records import Content
 from xhs_pipeline.artifacts import ArtifactStore, RejectedArtifact, read_json
 from xhs_pipeline.curation.text import ELISION
 from xhs_pipeline.splits.conversation import (
@@ -155,16 +156,22 @@ def test_a_label_from_an_audit_says_so_and_counts_as_one_on_appeal_does(tmp_path
 def test_a_post_that_was_edited_after_it_was_judged_keeps_its_own_label(tmp_path: Path) -> None:
     posts = sample()
     outcomes = outcomes_file(tmp_path, event(1, post="p-1"), event(2, "overturned", post="p-1"))
-    for name, judged in (("edited", "别的话"), ("as it was", posts[1]["match_text"])):
+    pictures = tuple(hashlib.sha256(image["bytes"]).hexdigest() for image in posts[1]["images"])
+    versions = {
+        "as it was": Content(posts[1]["match_text"], pictures),
+        "edited": Content("别的话", pictures),
+        "other pictures": Content(posts[1]["match_text"], pictures[:-1]),
+    }
+    for name, judged in versions.items():
         table = pq.read_table(outcomes).to_pylist()
-        pq.write_table(pa.Table.from_pylist([table[0] | {"group_id": text_group(judged)}], OUTCOMES), outcomes)
+        pq.write_table(pa.Table.from_pylist([table[0] | {"group_id": judged.group_id}], OUTCOMES), outcomes)
         folder = tmp_path / name
         (folder / "work").mkdir(parents=True)
         built = write_splits(
             posts_folder(folder, posts), outcomes, issues_file(tmp_path, []), POLICY, PROFILE, folder / "work"
         )
         rows = rows_of({split: pq.read_table(folder / "work" / f"{split}.parquet").to_pylist() for split in SPLITS})
-        edited = name == "edited"
+        edited = name != "as it was"
         assert (rows["p-1"]["verdict"], rows["p-1"]["label_source"]) == (
             ("remove", "source") if edited else ("pass", "appeal")
         )
@@ -178,7 +185,9 @@ def test_a_withdrawn_appeal_never_reaches_the_training_split(tmp_path: Path) -> 
     assert rows_of(write(tmp_path / "decided", sample(), *decided, **everyone)[2])["p-1"]["label_source"] == "appeal"
     for kind in ("withdrawn", "expired"):
         (tmp_path / kind).mkdir()
-        row = rows_of(write(tmp_path / kind, sample(), *decided, event(3, kind, post="p-1"), **everyone)[2])["p-1"]
+        row = rows_of(
+            write(tmp_path / kind, sample(), *decided, event(3, kind, post="p-1", actor="person-1"), **everyone)[2]
+        )["p-1"]
         assert (row["verdict"], row["category"], row["label_source"]) == ("remove", "诈骗", "source")
         assert row["messages"][-1]["content"].startswith("审核结论：违规删除")
 
@@ -362,7 +371,8 @@ def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_las
         event(1, "filed", appeal="a-1", post="p-52", verdict="remove", category="私域引流"),
         event(2, "filed", appeal="a-2", post="p-51", verdict="remove", category="诈骗"),
         event(3, "upheld", appeal="a-2", post="p-51"),
-        event(4, "overturned", appeal="a-1", post="p-52"),
+        event(4, "voted", appeal="a-1", post="p-52", verdict="pass", category="正常"),
+        event(6, "overturned", appeal="a-1", post="p-52"),
         event(5, "filed", appeal="a-3", post="p-101", verdict="remove", category="诈骗"),
     )
     work = tmp_path / "work"
@@ -378,6 +388,19 @@ def test_an_appeal_on_contradicting_duplicates_brings_back_the_post_that_the_las
         "标题52",
     )
     assert built.counts["brought_back_on_appeal"] == 1 and built.counts["appeals_without_post"] == 0
+
+
+def test_one_reviewer_brings_no_duplicate_back_against_a_severe_label_that_another_upheld(tmp_path: Path) -> None:
+    aside = [post(n, set_id="set-1", group_id="g-1") for n in (51, 52)]
+    folder = tmp_path / "unique"
+    gone = [{"post_id": row["post_id"], "reason": "label_conflict"} for row in aside]
+    write_unique_folder(folder, [post(n) for n in range(40)], gone, aside)
+    upheld = [event(1, appeal="a-2", post="p-51", category="诈骗"), event(2, "upheld", appeal="a-2", post="p-51")]
+    appeals = outcomes_file(tmp_path, *upheld, event(3, post="p-52"), event(4, "overturned", post="p-52"))
+    work = tmp_path / "work"
+    work.mkdir()
+    built = write_splits(folder, appeals, issues_file(tmp_path, []), POLICY, PROFILE, work)
+    assert failed(built) == [] and built.counts["brought_back_on_appeal"] == 0
 
 
 def test_an_older_adapter_knows_a_test_group_that_has_joined_one_it_was_trained_on(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from xhs_pipeline.artifacts import data_folder, read_json
 from xhs_pipeline.policy import load_policy
 from xhs_pipeline.privacy import load_hmac_key
 
+MAX_DAYS = 36500
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
@@ -74,13 +76,20 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit")
     audit.add_argument("--size", type=int, help="default: the policy's appeals.audit.size")
     audit.add_argument("--seed", type=int, help="default: the newest event's number")
-    commands.add_parser("expire").add_argument("--days", type=float, required=True)
+    commands.add_parser("expire").add_argument("--days", type=_days, required=True)
     erase = commands.add_parser(
         "erase", help="copies elsewhere, the source's file and backups among them, are not reached"
     )
     erase.add_argument("--author", required=True, help="as the service was told, or the appellant's id")
     commands.add_parser("import").add_argument("file", type=Path)
     return parser
+
+
+def _days(text: str) -> timedelta:
+    days = float(text)
+    if not 0 <= days <= MAX_DAYS:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_DAYS} days")
+    return timedelta(days=days)
 
 
 def _run(store: AppealStore, options: argparse.Namespace) -> int:
@@ -102,12 +111,14 @@ def _run(store: AppealStore, options: argparse.Namespace) -> int:
         case "audit":
             print(f"{len(store.sample_audit(options.size, options.seed))} audit cases opened")
         case "expire":
-            print(f"{store.expire(datetime.now(UTC), timedelta(days=options.days))} cases expired")
+            print(f"{store.expire(datetime.now(UTC), options.days)} cases expired")
         case "erase":
             gone = store.erase(options.author)
             print(
                 f"{gone.snapshots} posts, {gone.images} images and {gone.notes} notes erased; {gone.closed} open cases closed"
             )
+            if gone.notes_of_others:
+                print(f"{gone.notes_of_others} notes by others on cases about these posts stay, and may quote them")
             if not gone.from_log:
                 print(
                     f"{store.database.shown}: the file beside it that ends in -wal still holds what was erased, since a reader "

@@ -87,7 +87,14 @@ def in_state(
         # what the system wrote down as decided stays so unless something came after it
         last = ~sa.exists().where(newer.c.case_id == later.c.case_id, newer.c.event_id > later.c.event_id)
         decided = sa.and_(later.c.kind.in_(states.ADJUDICATED), later.c.actor_role == states.SYSTEM, last)
-        ended = sa.or_(later.c.kind.in_(states.CLOSED), decided)
+        theirs = sa.or_(
+            later.c.kind != states.WITHDRAWN,
+            EVENTS.c.kind != states.FILED,
+            EVENTS.c.actor_hash.is_(None),
+            later.c.actor_hash == EVENTS.c.actor_hash,
+        )
+        closed = sa.and_(later.c.kind.in_(states.CLOSED), later.c.post_id == EVENTS.c.post_id, theirs)
+        ended = sa.or_(closed, decided)
         may_be = ~sa.exists().where(later.c.case_id == EVENTS.c.case_id, ended)
     asked = sa.select(EVENTS.c.event_id, EVENTS.c.case_id).where(EVENTS.c.kind.in_(states.OPENING), may_be)
     while True:

@@ -29,9 +29,10 @@ from xhs_pipeline.appeals.states import (
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.fields import MAX_ID_CHARS, TIME_ZONE
 from xhs_pipeline.posts.schema import QUARANTINE
-from xhs_pipeline.privacy import keyed_hash
+from xhs_pipeline.privacy import person_hash
 
 STAGE = "appeal_outcomes"
+YEARS = range(2000, 2100)  # in which an appeal can have been made
 ROLES = {FILED: AUTHOR, WITHDRAWN: AUTHOR, SAMPLED: SYSTEM, EXPIRED: SYSTEM}  # all others are a reviewer's
 
 # What happened to cases, by event_id. verdict and category are null where the event names none; those of an opening event are what
@@ -128,14 +129,20 @@ def parse_events(data: bytes, policy: Policy, key: bytes) -> EventLog:
                 }
             )
     ordered = [rows[event_id] for event_id in sorted(rows)]
-    audits = {row["case_id"] for row in ordered if row["kind"] == SAMPLED}
+    openers = {row["case_id"]: row for row in reversed(ordered) if row["kind"] in OPENING}
     for row in ordered:
-        row["case_kind"] = AUDIT if row["case_id"] in audits else APPEAL
+        row["case_kind"] = _case_kind(openers.get(row["case_id"]), policy)
     return EventLog(
         events=pa.Table.from_pylist(ordered, schema=APPEAL_EVENTS),
         quarantine=pa.Table.from_pylist(refused, schema=QUARANTINE),
         torn_tail=torn,
     )
+
+
+def _case_kind(opener: Mapping[str, Any] | None, policy: Policy) -> str:
+    """An audit is of a post that passed: blocked ones, sampled or not, teach leniency, which audits stand against."""
+    passed = opener is not None and opener["kind"] == SAMPLED and opener["verdict"] == policy.pass_verdict
+    return AUDIT if passed else APPEAL
 
 
 def _decode(line: bytes) -> Any:
@@ -181,7 +188,10 @@ def _event(raw: Any, policy: Policy, key: bytes) -> dict[str, Any]:
 
 def _person(raw: Mapping[str, Any], name: str, key: bytes) -> str | None:
     value = _text(raw, name, required=False)
-    return None if value is None else keyed_hash(key, value)
+    try:
+        return None if value is None else person_hash(key, value)
+    except ValueError:
+        raise _Refused("bad_field", f"{name} holds nothing that can be seen") from None
 
 
 def _text(raw: Mapping[str, Any], name: str, required: bool = True) -> Any:
@@ -210,9 +220,12 @@ def _id(raw: Mapping[str, Any], name: str, required: bool = True) -> Any:
 def _time(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=TIME_ZONE)).astimezone(UTC)
+        at = (at if at.tzinfo else at.replace(tzinfo=TIME_ZONE)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise _Refused("bad_time", "at is not an ISO 8601 time, such as 2026-02-20T10:00:00+08:00") from error
+    if at.year not in YEARS:
+        raise _Refused("bad_time", f"at is in no year from {YEARS[0]} to {YEARS[-1]}")
+    return at
 
 
 def _refuse_repeat(row: Mapping[str, Any], first: Mapping[str, Any] | None, line: int | None) -> None:

@@ -1,16 +1,16 @@
 """Which outcomes can be trained on with the posts that there are: those about a post that exists and is as it was judged."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xhs_pipeline.appeals.outcomes import follow_duplicates
-from xhs_pipeline.appeals.records import IMAGES_GROUP, TEXT_GROUP, text_group
-from xhs_pipeline.posts.schema import kept_posts, unique_files
+from xhs_pipeline.appeals.records import Content, is_known
+from xhs_pipeline.posts.schema import kept_posts, open_parquet, rows_of, unique_files
 
 
 @dataclass(frozen=True)
@@ -22,40 +22,55 @@ class Evidence:
     edited: int
 
 
-def as_judged(outcomes: pa.Table, match_texts: Mapping[str, str | None]) -> pa.Table:
-    """Without the outcomes about posts whose text is another one now than when it was judged: their label would not fit it.
+def as_judged(
+    outcomes: pa.Table,
+    contents: Mapping[str, Content],
+    stands_for: Mapping[str, str] | None = None,
+    max_images: int | None = None,
+) -> pa.Table:
+    """Without the outcomes about another content than that of the post which they would label: nobody judged that one.
 
-    `match_texts` by post_id; outcomes about posts that are not in it stay, and so do those that no snapshot says the content of.
+    The post is the outcome's own, or the one that `stands_for` gives for it, a removed duplicate's kept post. Outcomes on posts
+    that are not in `contents` stay, and so do those that no snapshot says the content of. max_images: how many images of a post
+    a model is shown; later ones need not have been judged. None: all of them.
     """
     keep = []
     for post_id, group in zip(outcomes["post_id"].to_pylist(), outcomes["group_id"].to_pylist(), strict=True):
-        text, judged = match_texts.get(post_id) or "", group or ""
-        edited = (
-            text_group(text) != judged if judged.startswith(TEXT_GROUP) else judged.startswith(IMAGES_GROUP) and text
-        )
-        keep.append(post_id not in match_texts or not edited)
+        content = contents.get((stands_for or {}).get(post_id, post_id))
+        keep.append(content is None or not is_known(group) or content.is_what_was_judged(group, max_images))
     return outcomes.filter(pa.array(keep, pa.bool_()))
 
 
-def evidence(outcomes: pa.Table, unique: Path) -> Evidence:
-    """What of the outcomes can be trained on with the posts in the folder of unique_posts. Reads no image.
+def evidence(outcomes: pa.Table, unique: Path, max_images: int | None = None) -> Evidence:
+    """What of the outcomes can be trained on with the posts in the folder of unique_posts. See as_judged for `max_images`.
 
     Outcomes about copies of one post are one, on the post that was kept for them.
     """
-    files = unique_files(unique)
-    fitting = as_judged(outcomes, match_texts(files, outcomes["post_id"]))
-    followed = follow_duplicates(fitting, kept_posts(unique))
-    there = set(match_texts(files, followed["post_id"]))
+    files, kept_for = unique_files(unique), kept_posts(unique)
+    there = contents(files, landing(outcomes, kept_for))
+    fitting = as_judged(outcomes, there, kept_for, max_images)
+    followed = follow_duplicates(fitting, kept_for)
     known = pa.array([post_id in there for post_id in followed["post_id"].to_pylist()], pa.bool_())
     trainable = followed.filter(known)
     return Evidence(trainable, followed.num_rows - trainable.num_rows, outcomes.num_rows - fitting.num_rows)
 
 
-def match_texts(files: list[Path], post_ids: pa.ChunkedArray) -> dict[str, str | None]:
-    """The matching form of those of these posts that are in the files of unique_posts."""
-    found: dict[str, str | None] = {}
-    named = pc.field("post_id").isin(pa.array(post_ids.to_pylist(), pa.string()))
+def landing(outcomes: pa.Table, stands_for: Mapping[str, str]) -> set[str]:
+    """The posts that the outcomes are about, and those that stand for them."""
+    named = set(outcomes["post_id"].to_pylist())
+    return named | {stands_for.get(post_id, post_id) for post_id in named}
+
+
+def contents(files: Sequence[Path], post_ids: Iterable[str]) -> dict[str, Content]:
+    """What those of these posts say and show that are in the files of unique_posts. Reads the images of no other row groups."""
+    wanted, found = pa.array(sorted(post_ids), pa.string()), dict[str, Content]()
     for file in files:
-        posts = pq.read_table(file, columns=["post_id", "match_text"], filters=named)
-        found |= dict(zip(posts["post_id"].to_pylist(), posts["match_text"].to_pylist(), strict=True))
+        posts = open_parquet(file).read(columns=["post_id", "match_text", "images.list.element.path"])
+        for row in posts.filter(pc.is_in(posts["post_id"], value_set=wanted)).to_pylist():
+            found[row["post_id"]] = Content(row["match_text"] or "", ("",) * len(row["images"] or ()))
+    illustrated = [post_id for post_id, content in found.items() if content.images]
+    for table in rows_of(files, illustrated, ["post_id", "images"]):
+        for post_id, images in zip(table["post_id"].to_pylist(), table["images"], strict=True):
+            shown = tuple(hashlib.sha256(image["bytes"].as_buffer()).hexdigest() for image in images)
+            found[post_id] = Content(found[post_id].match_text, shown)
     return found

@@ -6,20 +6,32 @@ Pure functions over Arrow tables. How a case comes to be decided is the fold's m
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from xhs_pipeline.appeals.events import STAGE
-from xhs_pipeline.appeals.states import ADJUDICATED, APPEAL, AUDIT, CaseState, Event, Vote, case_state, group_cases
+from xhs_pipeline.appeals.records import is_known
+from xhs_pipeline.appeals.states import (
+    ADJUDICATED,
+    APPEAL,
+    AUDIT,
+    CaseState,
+    Event,
+    Vote,
+    case_state,
+    group_cases,
+    reviewers_between,
+)
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE
 
 DECIDED_SOURCES = (APPEAL, AUDIT)  # the label_source of a post whose label reviewers decided: the kind of its case
 
 # One row a post: the label that its latest decided case gave it. event_id is the event that decided it, event_ids all that led
-# there, reviewer_hashes those who agreed on it. group_id: the content that was judged, see records.text_group.
+# there, reviewer_hashes those who agreed on it. group_id: the content that was judged, see records.Content.
 OUTCOMES = pa.schema(
     [
         ("case_id", pa.string()),
@@ -36,6 +48,8 @@ OUTCOMES = pa.schema(
         ("group_id", pa.string()),
     ]
 )
+
+Row = Mapping[str, Any]
 
 
 class Derived(NamedTuple):
@@ -60,8 +74,9 @@ def derive_outcomes(events: pa.Table, policy: Policy) -> Derived:
     A case gives a label when it is upheld, overturned or modified by the rules of `states`: by reviewers who agree, none of whom
     made the first decision, two of them where severity 3 is taken back. A case that was withdrawn or expired, at any time,
     gives none, nor does one whose reviewers disagree. Of several appeals by one person against one decision the first counts;
-    where cases about one decision come to different ends, reviewers disagree, and none of them does. Of several decided cases
-    about one post the latest wins. What claims to be decided and gives no label is quarantined with its reason.
+    where cases about one decision come to different ends, reviewers disagree, and none of them does; nor do those about one
+    content, judged twice or under two post ids, where the latest may not overrule the others (see standing). Of several decided
+    cases about one post the latest wins. What claims to be decided and gives no label is quarantined with its reason.
     """
     quarantine: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -165,15 +180,44 @@ def _shown(value: str, known: Sequence[str]) -> str:
 
 
 def _undisputed(found: list[dict[str, Any]], quarantine: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the outcomes of decisions on which several cases came to different labels."""
-    labels: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for row in found:
-        if row["decision_id"]:
-            labels[row["decision_id"]].add((row["verdict"], row["category"]))
-    disputed = {decision for decision, said in labels.items() if len(said) > 1}
-    detail = "cases about the same decision came to different ends"
-    quarantine += [_refusal(row, "reviewers_disagree", detail) for row in found if row["decision_id"] in disputed]
-    return [row for row in found if row["decision_id"] not in disputed]
+    """Without the outcomes on which reviewers disagree: about one decision or one content, or one post where a file does not
+    tell its content.
+    """
+    unknown = {row["post_id"] for row in found if not is_known(row["group_id"])}
+    details: dict[int, str] = {}
+    for what, names in {
+        "content": [row["group_id"] if is_known(row["group_id"]) else None for row in found],
+        "post": [row["post_id"] if row["post_id"] in unknown else None for row in found],
+        "decision": [row["decision_id"] for row in found],
+    }.items():
+        about: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row, name in zip(found, names, strict=True):
+            if name:
+                about[name].append(row)
+        detail = f"cases about the same {what} came to different ends"
+        for rows in about.values():
+            if len({_label(row) for row in rows}) > 1 if what == "decision" else standing(rows) is None:
+                details |= {row["event_id"]: detail for row in rows}
+    quarantine += [_refusal(r, "reviewers_disagree", details[r["event_id"]]) for r in found if r["event_id"] in details]
+    return [row for row in found if row["event_id"] not in details]
+
+
+def standing(outcomes: Iterable[Row]) -> Row | None:
+    """Of the outcomes about one content the latest; None where reviewers disagree, so that none counts.
+
+    They do where an earlier one has a label of severity 3, which takes two reviewers to take back, and the latest label was given
+    by one alone, in all cases since the last that came to another label.
+    """
+    latest, *earlier = sorted(outcomes, key=lambda row: row["event_id"], reverse=True)
+    since = list(takewhile(lambda row: _label(row) == _label(latest), earlier))
+    agreeing = {reviewer for row in (latest, *since) for reviewer in row["reviewer_hashes"]}
+    others = [row["severity"] for row in earlier if _label(row) != _label(latest)]
+    needed = max((reviewers_between(severity, latest["severity"]) for severity in others), default=0)
+    return latest if len(agreeing) >= needed else None
+
+
+def _label(outcome: Row) -> tuple[str, str]:
+    return outcome["verdict"], outcome["category"]
 
 
 def _refusal(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:
@@ -201,13 +245,13 @@ def effective_digest(outcomes: pa.Table) -> str:
 
 
 def follow_duplicates(outcomes: pa.Table, kept_for: Mapping[str, str]) -> pa.Table:
-    """Outcomes about a removed duplicate, put on the post that was kept for it; of several on one post the latest counts."""
-    by_post: dict[str, dict[str, Any]] = {}
-    for row in sorted(outcomes.to_pylist(), key=lambda outcome: outcome["event_id"]):
+    """Outcomes about a removed duplicate, put on the post that was kept for it; of several on one post that which stands."""
+    by_post: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in outcomes.to_pylist():
         post_id = kept_for.get(row["post_id"], row["post_id"])
-        # what was judged is the duplicate's content, which need not be the kept post's to the letter
-        by_post[post_id] = row if post_id == row["post_id"] else row | {"post_id": post_id, "group_id": None}
-    return pa.Table.from_pylist([by_post[post_id] for post_id in sorted(by_post)], schema=outcomes.schema)
+        by_post[post_id].append(row | {"post_id": post_id})
+    found = [standing(by_post[post_id]) for post_id in sorted(by_post)]
+    return pa.Table.from_pylist([row for row in found if row is not None], schema=outcomes.schema)
 
 
 def label_provenance(label_source: str | None, outcome: Mapping[str, Any] | None) -> str:

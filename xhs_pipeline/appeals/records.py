@@ -9,11 +9,36 @@ from typing import Any
 
 from xhs_pipeline.appeals.states import CaseState
 
-TEXT_GROUP, IMAGES_GROUP, POST_GROUP = (
-    "text:",
-    "images:",
-    "post:",
-)  # what a group id is a hash of; the last is the post's own id
+TEXT_GROUP, IMAGES_GROUP = "text:", "images:"  # what the parts of a group id are hashes of
+POST_GROUP = "post:"  # the group of a post whose content nobody knows, with its own id
+
+
+@dataclass(frozen=True)
+class Content:
+    """What of a post is judged: its matching form (see `curation.text.matching_form`) and the SHA-256 (hex) of every image."""
+
+    match_text: str
+    images: tuple[str, ...] = ()
+
+    @property
+    def group_id(self) -> str:
+        """Equal for equal content: a hash of the text, where there is any, and the number and a hash of the images likewise."""
+        text = [TEXT_GROUP + _digest(self.match_text)[:32]] if self.match_text else []
+        images = [f"{IMAGES_GROUP}{len(self.images)}:{_digest(self.images)[:32]}"] if self.images or not text else []
+        return " ".join(text + images)
+
+    def is_what_was_judged(self, group_id: str, max_images: int | None = None) -> bool:
+        """Whether that group is of this text and these images, of which it may lack those that come after `max_images`."""
+        judged = max((n for n in range(len(self.images) + 1) if self._first(n).group_id == group_id), default=-1)
+        return judged >= min(len(self.images), len(self.images) if max_images is None else max_images)
+
+    def _first(self, images: int) -> "Content":
+        return Content(self.match_text, self.images[:images])
+
+
+def is_known(group_id: str | None) -> bool:
+    """Whether a group id says what was judged; one of a file's appeal names the post alone."""
+    return (group_id or "").startswith((TEXT_GROUP, IMAGES_GROUP))
 
 
 @dataclass(frozen=True)
@@ -33,13 +58,11 @@ class Snapshot:
 
     @property
     def group_id(self) -> str:
-        """Equal for posts that say the same: the hash of their matching form, or of their images where there is no text."""
+        """Equal for posts that say and show the same; see Content."""
         from xhs_pipeline.curation.text import matching_form
 
-        text = matching_form(self.title, self.body)
-        if text:
-            return text_group(text)
-        return IMAGES_GROUP + _digest([hashlib.sha256(image).hexdigest() for image in self.images])[:32]
+        images = tuple(hashlib.sha256(image).hexdigest() for image in self.images)
+        return Content(matching_form(self.title, self.body), images).group_id
 
     def identity(self, author_hash: str | None, images: Sequence[str]) -> str:
         """The snapshot's content address: SHA-256 in hex over everything that is stored of it; `images`: theirs, in hex."""
@@ -94,11 +117,6 @@ class CaseView:
     @property
     def cursor(self) -> int:
         return int(self.events[0]["event_id"])
-
-
-def text_group(match_text: str) -> str:
-    """The group of a post with this matching form (see `curation.text.matching_form`)."""
-    return TEXT_GROUP + _digest(match_text)[:32]
 
 
 def _digest(value: Any) -> str:

@@ -16,7 +16,7 @@ REFUSALS = {
     "erased": ("该内容已应作者要求删除，无法复核", "what was judged was erased at its author's request, so nobody can review it"),
     "duplicate": ("您已对这条决定提出过申诉", "this appellant has appealed against this decision already; one appeal counts"),
     "author_cap": ("您本周的申诉次数已用完", "this appellant has used up the appeals of seven days; try again later"),
-    "group_cap": ("相同内容的申诉已在处理中", "enough appeals about the same content came within seven days; their outcome will hold for it"),
+    "group_cap": ("文字和图片相同的内容，七天内的申诉已达上限，请稍后再试", "as many appeals about the same text and pictures as may be came within seven days; try again later"),
     "unknown_case": ("找不到该案件", "no case with this id; see the queue for those there are"),
     "closed": ("案件已结束", "the case is decided, withdrawn or expired; nothing more can be done with it"),
     "not_the_appellant": ("只有申诉人可以撤回", "only the one who filed the appeal can withdraw it"),
@@ -69,16 +69,16 @@ def over_cap(
 
     One that is dated later than `now` counts too: a clock that was set back frees nobody.
     """
-    if sum(at > now - WEEK for at in by_author) >= limits.author_week:
+    if sum(now - at < WEEK for at in by_author) >= limits.author_week:
         return "author_cap"
-    return "group_cap" if sum(at > now - WEEK for at in about_group) >= limits.group_week else None
+    return "group_cap" if sum(now - at < WEEK for at in about_group) >= limits.group_week else None
 
 
 def burst(limits: Limits, now: datetime, by_author: Sequence[datetime], about_group: Sequence[datetime]) -> str | None:
     """author_burst or group_burst where one more appeal at `now` belongs to a flood, else None."""
-    if sum(at > now - limits.burst for at in by_author) >= limits.author_burst:
+    if sum(now - at < limits.burst for at in by_author) >= limits.author_burst:
         return "author_burst"
-    return "group_burst" if sum(at > now - limits.burst for at in about_group) >= limits.group_burst else None
+    return "group_burst" if sum(now - at < limits.burst for at in about_group) >= limits.group_burst else None
 
 
 def may_vote(case: CaseState, reviewer_hash: str, author_hash: str | None = None) -> str | None:

@@ -96,7 +96,12 @@ def reviewers_needed(first: tuple[str | None, str | None], label: Label, policy:
     """
     known = policy.category(first[1]) if first[1] else None
     graver = known.severity if known else TWO_REVIEWERS_FROM
-    return 2 if graver >= TWO_REVIEWERS_FROM > policy.severity(label[1]) else 1
+    return reviewers_between(graver, policy.severity(label[1]))
+
+
+def reviewers_between(severity: int, later: int) -> int:
+    """How many reviewers it takes to put a label of severity `later` in the place of one of `severity`."""
+    return 2 if severity >= TWO_REVIEWERS_FROM > later else 1
 
 
 def adjudication(first: tuple[str | None, str | None], label: Label, policy: Policy) -> str:
@@ -150,10 +155,22 @@ class _Case:
 
     def _closing(self, event: Event) -> str | None:
         """Withdrawing counts whenever it comes, even after the decision: what was taken back is not trained on."""
+        if reason := self._may_not_close(event):
+            return reason
         if self.closed:
             return "repeated"
         self.closed = event
         return None
+
+    def _may_not_close(self, event: Event) -> str | None:
+        if self.opener is None:  # asked again when the case is opened
+            return None
+        if event["post_id"] != self.opener["post_id"]:
+            return "other_post"
+        appellant = self.opener["actor_hash"] if self.opener["kind"] == FILED else None
+        return (
+            "not_the_appellant" if event["kind"] == WITHDRAWN and appellant not in (None, event["actor_hash"]) else None
+        )
 
     def _moving(self, event: Event) -> str | None:
         kind = event["kind"]
@@ -181,6 +198,10 @@ class _Case:
             return "repeated"
         self.opener = event
         self.first = (event["verdict"], event["category"])
+        if self.closed and (reason := self._may_not_close(self.closed)):
+            self.applied.remove(self.closed["event_id"])
+            self.ignored.append((self.closed["event_id"], reason))
+            self.closed = None
         return None
 
     def _voted(self, event: Event) -> str | None:

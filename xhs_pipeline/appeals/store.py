@@ -28,7 +28,7 @@ from xhs_pipeline.appeals.rules import Limits, Refused
 from xhs_pipeline.appeals.states import CaseState, case_state
 from xhs_pipeline.appeals.tables import EVENTS, STORE_INFO
 from xhs_pipeline.policy import Policy
-from xhs_pipeline.privacy import keyed_hash
+from xhs_pipeline.privacy import keyed_hash, person_hash
 
 MAX_NOTE_SENT = 5000  # characters of a note that are looked at, whoever hands it in: masking takes time for each
 MAX_NOTE_CHARS = 500  # that are kept of it
@@ -93,9 +93,10 @@ class AppealStore:
 
     def hash_of(self, person: str) -> str:
         """The keyed hash that stands for a person in the store. Raises Refused for an empty name."""
-        if not person or not person.strip():
-            raise Refused("no_actor")
-        return keyed_hash(self._key, person)
+        try:
+            return person_hash(self._key, person)
+        except ValueError:
+            raise Refused("no_actor") from None
 
     # --- what was judged ------------------------------------------------------------------------------------------------
 
@@ -189,7 +190,9 @@ class AppealStore:
         """Erase the texts, images and notes of a person; ids, decisions and what became of cases stay. See erasure."""
         with self.database.write() as db:
             self.database.take(db, ERASURE)
-            gone = erase(db, self.policy, self.hash_of(author), self.clock())
+            # stores of before know a name by the hash of how it was typed
+            hashes = dict.fromkeys((self.hash_of(author), keyed_hash(self._key, author)))
+            gone = erase(db, self.policy, list(hashes), self.clock())
         return replace(gone, from_log=self.database.empty_log())
 
     # --- review ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ GROUP, OWNERS = "labels_and_splits", ["team:trust-and-safety"]
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
-    code_version="2",
+    code_version="3",
     description="Snapshot of what reviewers decided on appeal and in audits: one label a post, with the events that gave it. Open, "
     "disputed, withdrawn and expired cases are not among them.",
     retry_policy=RETRY,
@@ -119,7 +119,7 @@ def golden_set(
     owners=OWNERS,
     tags={"cadence": "every_run"},
     kinds={"python", "parquet"},
-    code_version="4",
+    code_version="5",
     description="train / validation / calibration / test as sharegpt conversations with embedded images, and dataset_info.json. "
     "A duplicate group never crosses a split, what touches a golden post is in test, appeals correct labels, and only train is "
     "balanced by quotas and acts on label issues.",

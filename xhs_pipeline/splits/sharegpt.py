@@ -4,7 +4,7 @@ Each row is one conversation with its images embedded; the other columns say whe
 those that other trainers give a meaning to (label, channel, objects, tools, solution, margin).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xhs_pipeline.appeals.evidence import as_judged, match_texts
-from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance
+from xhs_pipeline.appeals.evidence import as_judged, contents, landing
+from xhs_pipeline.appeals.outcomes import apply_outcomes, follow_duplicates, label_provenance, standing
 from xhs_pipeline.artifacts import Built, write_json
 from xhs_pipeline.policy import Policy
 from xhs_pipeline.posts.schema import QUARANTINE, UNIQUE_POSTS, kept_posts, open_parquet, unique_files, write_table
@@ -63,7 +63,8 @@ def write_splits(
     folder of unique_posts.
 
     The verdict, category and severity that reviewers decided on appeal or audit replace the post's own label, with label_source
-    "appeal" or "audit", unless the post's text is another one now than when it was judged. Of a set of duplicates that was set aside for its contradicting labels, the post that the latest appeal decided comes back.
+    "appeal" or "audit", unless another text or other images were judged than the post has now. Of a set of
+    duplicates that was set aside for its contradicting labels, the post that the latest appeal decided comes back.
     Posts with a suspected label (LABEL_ISSUES in `issues_file`) stay in train, are left out of it and listed in
     quarantine.parquet, or get a smaller label_weight there, as the profile's label_issues says.
     The posts of golden.parquet (`golden_file`; None: there is no golden set) stand in test with the content that was frozen,
@@ -73,13 +74,16 @@ def write_splits(
     """
     kept_for, files = kept_posts(unique), unique_files(unique)
     everything = pq.read_table(outcomes_file)
-    decided = as_judged(everything, match_texts(files, everything["post_id"]))
     set_of = _conflict_sets(unique / "label_conflicts.parquet")
-    back = _brought_back(set_of, decided)
+    found = contents(files, landing(everything, kept_for))
+    back = _brought_back(set_of, as_judged(everything, found, kept_for, profile.max_images))
     if profile.ocr:
         _require_ocr(files)
     frozen, golden = [golden_file] if golden_file else [], read_golden(golden_file, files, kept_for | set_of)
-    outcomes = follow_duplicates(decided, {**kept_for, **back, **golden.stands_for})
+    stands_for = {**kept_for, **back, **golden.stands_for}
+    found |= contents(frozen, landing(everything, stands_for))
+    decided = as_judged(everything, found, stands_for, profile.max_images)
+    outcomes = follow_duplicates(decided, stands_for)
     gone = (set(set_of) - set(back.values())) | set(golden.stands_for)
     others = _light(files)
     others = others.filter(pc.invert(pc.is_in(others["post_id"], value_set=pa.array(sorted(gone), pa.string()))))
@@ -173,10 +177,13 @@ def _conflict_sets(conflicts_file: Path) -> dict[str, str]:
 
 
 def _brought_back(set_of: Mapping[str, str], outcomes: pa.Table) -> dict[str, str]:
-    """Of every appealed post among the label conflicts, the one of its duplicate set that the latest outcome names."""
-    appealed = [row["post_id"] for row in sorted(outcomes.to_pylist(), key=lambda row: row["event_id"])]
-    latest = {set_of[post_id]: post_id for post_id in appealed if post_id in set_of}
-    return {post_id: latest[set_of[post_id]] for post_id in appealed if post_id in set_of}
+    """Of every appealed post among the label conflicts, the one of its duplicate set whose outcome stands, if any does."""
+    appealed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in outcomes.to_pylist():
+        if row["post_id"] in set_of:
+            appealed[set_of[row["post_id"]]].append(row)
+    stands = [(rows, standing(rows)) for rows in appealed.values()]
+    return {row["post_id"]: latest["post_id"] for rows, latest in stands if latest for row in rows}
 
 
 def _illustrated(files: Sequence[Path]) -> set[str]:
