@@ -200,6 +200,13 @@ def test_a_category_of_few_posts_proves_nothing_whether_one_of_them_changes_or_n
     )
 
 
+def test_a_category_of_few_posts_that_is_lost_altogether_fails_all_the_same() -> None:
+    truth = (HARMLESS,) * 3100 + (FRAUD,) * 220 + (LURE,) * 12
+    lost = (*truth[:-12], *(HARMLESS,) * 12)
+    found = of(gate.decide(report(lost, champion=truth, truth=truth), POLICY), "champion_category_recall")
+    assert found.status == "fail" and found.n == 12 and found.reason.startswith("私域引流")
+
+
 def test_an_error_of_calibration_that_chance_alone_would_show_asks_for_a_person() -> None:
     def found(value: float, low: float, chance: float) -> gate.Gate:
         given = copy.deepcopy(report())

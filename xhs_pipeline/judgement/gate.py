@@ -11,9 +11,8 @@ from typing import Any
 from xhs_pipeline.policy import Policy
 
 PASS, FAIL, INSUFFICIENT = "pass", "fail", "insufficient"
-CHAMPION_CATEGORIES = (
-    "champion_categories"  # the report's note where the model in use answers categories that are no more
-)
+CHAMPION_CATEGORIES = "champion_categories"  # the note where the model in use answers categories that are no more
+SURE = 0.05  # of an exact test, where a category has too few posts for an interval
 
 
 @dataclass(frozen=True)
@@ -251,8 +250,9 @@ def _against_champion(report: Mapping[str, Any], policy: Policy) -> list[Gate]:
             Gate(name, INSUFFICIENT, None, limit, 0, "在用模型没有在这批测试帖上评测")
             for name, limit in limit_of.items()
         ]
-    recall = {c: _negative(row["recall"]) for c, row in compared["categories"].items()}
-    false = {c: row["false_positive_rate"] for c, row in compared["categories"].items()}
+    rows = compared["categories"].items()
+    recall = {c: {**_negative(row["recall"]), "p": row["mcnemar"]["p"]} for c, row in rows}
+    false = {c: {**row["false_positive_rate"], "p": row["mcnemar"]["p"]} for c, row in rows}
     few = int(limits["min_category_posts"])
     cost, *categories = (
         _worst_rise(name, differences, limit_of[name], what, least)
@@ -279,14 +279,16 @@ def _worst_rise(
 
     pass: the upper end of the 95% interval is within the limit. fail: the estimate is beyond it and the whole interval is above
     zero, so the model is surely worse. insufficient: the interval says neither; or there are fewer than `at_least` posts, of
-    which one alone that changes, or none, would look like certainty to a bootstrap. A category that no post has is named.
+    which one alone that changes, or none, would look like certainty to a bootstrap, and an exact test (McNemar's `p`, before
+    Holm's correction) is not sure either. A category that no post has is named.
     """
     found = []
     for category, d in differences.items():
         of = f"{category}：" if category else ""
         if category and not d["n"]:
             continue
-        if d["n"] < at_least:
+        surely = d["value"] is not None and d["value"] > limit and (d["low"] or 0) > 0
+        if d["n"] < at_least and not (surely and d["p"] < SURE):
             found.append(
                 Gate(name, INSUFFICIENT, d["value"], limit, d["n"], f"{of}只有 {d['n']} 帖，至少要 {at_least} 帖")
             )
@@ -296,7 +298,6 @@ def _worst_rise(
         if d["high"] is None:
             found.append(Gate(name, INSUFFICIENT, d["value"], limit, d["n"], f"{of}{what} {d['value']:.4f}，没有区间"))
             continue
-        surely = d["value"] > limit and d["low"] > 0
         status = PASS if d["high"] <= limit else FAIL if surely else INSUFFICIENT
         said = f"{of}{what} {d['value']:.4f}，95% 区间 {d['low']:.4f} 至 {d['high']:.4f}，上端须不超过 {limit:g}"
         found.append(Gate(name, status, d["high"], limit, d["n"], said))
