@@ -48,17 +48,18 @@ def keyed_hash(key: bytes, value: str) -> str:
 
 
 def person_hash(key: bytes, name: str) -> str:
-    """`keyed_hash` of a person's name however it is typed: width, case, blanks and what nobody sees make nobody another person.
+    """`keyed_hash` of a person's name as `plain_name` has it. Raises ValueError where nothing of the name is left."""
+    if not (plain := plain_name(name)):
+        raise ValueError("the name is empty")
+    return keyed_hash(key, plain)
 
-    Raises ValueError where nothing of the name is left.
-    """
+
+def plain_name(name: str) -> str:
+    """A person's name however it is typed: width, case, blanks and what nobody sees make nobody another person."""
     seen = "".join(
         c for c in unicodedata.normalize("NFKC", name) if c.isspace() or unicodedata.category(c) not in UNSEEN
     )
-    typed = unicodedata.normalize("NFKC", " ".join(seen.casefold().split()))
-    if not typed:
-        raise ValueError("the name is empty")
-    return keyed_hash(key, typed)
+    return unicodedata.normalize("NFKC", " ".join(seen.casefold().split()))
 
 
 def key_fingerprint(key: bytes) -> str:

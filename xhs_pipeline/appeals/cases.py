@@ -87,6 +87,7 @@ def in_state(
         # what the system wrote down as decided stays so unless something came after it
         last = ~sa.exists().where(newer.c.case_id == later.c.case_id, newer.c.event_id > later.c.event_id)
         decided = sa.and_(later.c.kind.in_(states.ADJUDICATED), later.c.actor_role == states.SYSTEM, last)
+        # who may close a case, as states has it: a line that may not must not hide the case from its reviewers
         theirs = sa.or_(
             later.c.kind != states.WITHDRAWN,
             EVENTS.c.kind != states.FILED,

@@ -42,8 +42,6 @@ def evaluation_report(
     from xhs_pipeline.judgement.champion import earlier_candidate, rival_of
     from xhs_pipeline.judgement.gate import GateVerdict
     from xhs_pipeline.judgement.metrics import figure
-    from xhs_pipeline.judgement.page import pictures
-    from xhs_pipeline.judgement.plots import confusion_matrix
     from xhs_pipeline.splits.sharegpt import groups_trained_and_tested
 
     store, settings, policy = workspace.store, profile.resolve(), load_policy()
@@ -85,39 +83,6 @@ def evaluation_report(
         verdict = GateVerdict.from_dict(counts["gate"])
         return Built(counts, [CheckOutcome("release_gate", verdict.passed, verdict.summary, blocking=False)])
 
-    def describe(artifact: Artifact) -> dict[str, Any]:
-        report = read_json(artifact.file("report.json"))
-        figures = report["figures"]
-        in_use = {"champion": figures["champion"]} if figures["champion"] else {}
-        columns = {"model": figures["model"], **in_use, **figures["floors"]}
-        return {
-            "gate": report["gate"]["status"],
-            **{name: round(value, 4) for name, value in artifact.manifest["counts"]["key_figures"].items()},
-            "report": dg.MetadataValue.path(artifact.file("report.html")),
-            "model_beside_others": shown.table(
-                ["figure", *columns],
-                [[name, *(_rounded(f["headline"][name]["value"]) for f in columns.values())] for name in SHOWN_FIGURES],
-            ),
-            **{
-                name: dg.MetadataValue.md("\n\n".join(f"![{p.title}]({p.uri})" for p in drawn))
-                for name in ("beside", "compared", "reliability", "risk_coverage", "evasion")
-                if (drawn := getattr(pictures, name)(report))
-            },
-            **{
-                f"{kind}_confusion": shown.picture(
-                    confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix"
-                )
-                for kind, matrix in figures["model"]["confusion"].items()
-            },
-            "gates": shown.table(
-                ["gate", "status", "observed", "limit", "n"],
-                [
-                    [g["name"], g["status"], _rounded(g["observed"]), g["limit"], g["n"]]
-                    for g in report["gate"]["gates"]
-                ],
-            ),
-        }
-
     return publish(
         context,
         store,
@@ -133,8 +98,43 @@ def evaluation_report(
             **{name: getattr(policy, name) for name in ("gates", "costs", "deployment")},
             **settings_of(settings, "evaluation_report"),
         },
-        describe=describe,
+        describe=_figures_and_pictures,
     )
+
+
+def _figures_and_pictures(artifact: Artifact) -> dict[str, Any]:
+    """What the UI shows of a report, read from its file."""
+    from xhs_pipeline.judgement.page import pictures
+    from xhs_pipeline.judgement.plots import confusion_matrix
+
+    report = read_json(artifact.file("report.json"))
+    figures = report["figures"]
+    in_use = {"champion": figures["champion"]} if figures["champion"] else {}
+    columns = {"model": figures["model"], **in_use, **figures["floors"]}
+    return {
+        "gate": report["gate"]["status"],
+        **{name: round(value, 4) for name, value in artifact.manifest["counts"]["key_figures"].items()},
+        "report": dg.MetadataValue.path(artifact.file("report.html")),
+        "model_beside_others": shown.table(
+            ["figure", *columns],
+            [[name, *(_rounded(f["headline"][name]["value"]) for f in columns.values())] for name in SHOWN_FIGURES],
+        ),
+        **{
+            name: dg.MetadataValue.md("\n\n".join(f"![{p.title}]({p.uri})" for p in drawn))
+            for name in ("beside", "compared", "reliability", "risk_coverage", "evasion")
+            if (drawn := getattr(pictures, name)(report))
+        },
+        **{
+            f"{kind}_confusion": shown.picture(
+                confusion_matrix(matrix["matrix"], matrix["labels"]), f"{kind} confusion matrix"
+            )
+            for kind, matrix in figures["model"]["confusion"].items()
+        },
+        "gates": shown.table(
+            ["gate", "status", "observed", "limit", "n"],
+            [[g["name"], g["status"], _rounded(g["observed"]), g["limit"], g["n"]] for g in report["gate"]["gates"]],
+        ),
+    }
 
 
 def _trained_on(store: ArtifactStore, model_version: str) -> tuple[str | None, str]:

@@ -241,15 +241,16 @@ def _against_champion(report: Mapping[str, Any], policy: Policy) -> list[Gate]:
         "champion_category_recall": limits["max_champion_recall_loss"],
         "champion_category_fpr": limits["max_champion_fpr_rise"],
     }
+
+    def all_three(status: str, why: str) -> list[Gate]:
+        return [Gate(name, status, None, limit, 0, why) for name, limit in limit_of.items()]
+
     if "champion_version" not in context:
-        return [Gate(name, INSUFFICIENT, None, limit, 0, "不知道是否有在用模型") for name, limit in limit_of.items()]
+        return all_three(INSUFFICIENT, "不知道是否有在用模型")
     if context["champion_version"] is None:
-        return [Gate(name, PASS, None, limit, 0, "没有在用模型，无需比较") for name, limit in limit_of.items()]
+        return all_three(PASS, "没有在用模型，无需比较")
     if compared is None:
-        return [
-            Gate(name, INSUFFICIENT, None, limit, 0, "在用模型没有在这批测试帖上评测")
-            for name, limit in limit_of.items()
-        ]
+        return all_three(INSUFFICIENT, "在用模型没有在这批测试帖上评测")
     rows = compared["categories"].items()
     recall = {c: {**_negative(row["recall"]), "p": row["mcnemar"]["p"]} for c, row in rows}
     false = {c: {**row["false_positive_rate"], "p": row["mcnemar"]["p"]} for c, row in rows}

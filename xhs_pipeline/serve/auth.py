@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from fastapi.security import HTTPAuthorizationCredentials
 
-from xhs_pipeline.privacy import person_hash
+from xhs_pipeline.privacy import plain_name
 from xhs_pipeline.serve.messages import Problem
 
 MIN_TOKEN_CHARS = 16
@@ -39,21 +39,18 @@ class Tokens:
             found[role] = {}
             for place, entry in enumerate(filter(None, os.environ.get(variable, "").split(",")), start=1):
                 name, equals, token = entry.strip().partition("=")
-                try:
-                    person = (role, person_hash(b"", name))
-                except ValueError:
-                    person = None
-                if not (person and equals and TOKEN.fullmatch(token)):
+                plain = plain_name(name)
+                if not (plain and equals and TOKEN.fullmatch(token)):
                     raise ValueError(
                         f"{variable}: entry {place} is not name=token with a token of at least {MIN_TOKEN_CHARS} printable "
                         "ASCII characters without spaces; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
                     )
-                if not seen.isdisjoint({_digest(token), person}):
+                if not seen.isdisjoint({_digest(token), (role, plain)}):
                     raise ValueError(
                         f"{variable}: entry {place} repeats a token, or a name but for case, width, spaces or what is invisible; "
                         "each person needs one name and one token"
                     )
-                seen |= {_digest(token), person}
+                seen |= {_digest(token), (role, plain)}
                 found[role][_digest(token)] = name
         return cls(found)
 
